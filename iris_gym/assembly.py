@@ -1,0 +1,177 @@
+"""Build every collaborator from a config, once. Nobody below this floor sees the config."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from stable_baselines3.common.vec_env import VecEnv
+from torch import nn
+
+from iris_gym.config import IRISConfig
+from iris_gym.data.replay import Replay
+from iris_gym.errors import UsageError
+from iris_gym.imagination.dynamics import Dynamics
+from iris_gym.imagination.policy import Policy
+from iris_gym.models.actor_critic import ActorCritic
+from iris_gym.models.tokenizer import Tokenizer
+from iris_gym.models.world_model import WorldModel
+from iris_gym.nn.convnet import strided_decoder, strided_encoder
+from iris_gym.nn.quantizer import EMAQuantizer
+from iris_gym.training.collector import Collector
+from iris_gym.training.learner import Learner, LearnerPlan
+from iris_gym.training.losses import actor_critic_loss, autoencoder_loss, world_model_loss
+from iris_gym.training.randomness import RandomStreams
+from iris_gym.training.trainer import Trainer
+
+
+@dataclass(frozen=True)
+class Models:
+    """The three learned components."""
+
+    tokenizer: Tokenizer
+    world_model: WorldModel
+    actor_critic: ActorCritic
+
+    def by_name(self) -> dict[str, nn.Module]:
+        return {"tokenizer": self.tokenizer, "world_model": self.world_model, "actor_critic": self.actor_critic}
+
+
+def choose_device(device: torch.device | str) -> torch.device:
+    """`auto` is the GPU where there is one. Raises `UsageError` for a device that is not there."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+        torch.empty(0, device=chosen)
+    except (RuntimeError, AssertionError) as error:
+        here = "cpu or cuda" if torch.cuda.is_available() else "cpu"
+        raise UsageError(f"device={str(device)!r} is not there; this machine has {here}, or say auto") from error
+    return chosen
+
+
+def build_models(config: IRISConfig, num_actions: int, device: torch.device | str = "auto") -> Models:
+    """Tokenizer, world model and actor-critic of a config, in evaluation mode on `device`, without an environment."""
+    config.validate()
+    channels, steps, dim = config.encoder_channels, config.encoder_downsamplings, config.token_embedding_dim
+    tokenizer = Tokenizer(
+        strided_encoder(channels, steps, dim),
+        strided_decoder(channels, steps, dim),
+        EMAQuantizer(
+            config.vocab_size, dim, decay=config.codebook_decay, dead_code_threshold=config.dead_code_threshold
+        ),
+        commitment_weight=config.commitment_weight,
+        foreground_weight=config.foreground_weight,
+    )
+    world_model = WorldModel(
+        vocab_size=config.vocab_size,
+        num_actions=num_actions,
+        tokens_per_frame=config.tokens_per_frame,
+        timesteps=config.transformer_timesteps,
+        embed_dim=config.transformer_embed_dim,
+        layers=config.transformer_layers,
+        heads=config.transformer_heads,
+        dropout=config.transformer_dropout,
+        gradient_checkpointing=config.gradient_checkpointing,
+    )
+    actor_critic = ActorCritic(num_actions, lstm_dim=config.lstm_dim)
+    chosen = choose_device(device)
+    return Models(tokenizer.to(chosen).eval(), world_model.to(chosen).eval(), actor_critic.to(chosen).eval())
+
+
+def build_trainer(
+    config: IRISConfig,
+    models: Models,
+    replay: Replay,
+    streams: RandomStreams,
+    *,
+    env: VecEnv | None = None,
+    evaluate: Callable[[], dict[str, float]] | None = None,
+) -> Trainer:
+    """The trainer of a config. Without `env` it collects nothing."""
+    policy = Policy(models.tokenizer, models.actor_critic)
+    return Trainer(
+        build_collector(config, policy, replay, streams, env) if env else None,
+        build_learners(config, models, policy, streams),
+        replay,
+        env_steps_per_epoch=config.env_steps_per_epoch,
+        max_env_steps=config.max_env_steps,
+        total_epochs=config.total_epochs,
+        generator=streams.sampling,
+        evaluate=evaluate,
+        eval_interval=config.eval_interval,
+    )
+
+
+def build_collector(
+    config: IRISConfig, policy: Policy, replay: Replay, streams: RandomStreams, env: VecEnv
+) -> Collector:
+    return Collector(
+        env,
+        policy,
+        replay,
+        burn_in=config.burn_in,
+        epsilon=config.epsilon,
+        temperature=config.collect_temperature,
+        generator=streams.collecting,
+    )
+
+
+def build_learners(config: IRISConfig, models: Models, policy: Policy, streams: RandomStreams) -> list[Learner]:
+    """Autoencoder, world model and actor-critic in the order in which an epoch trains them."""
+    clip = config.max_gradient_norm
+    autoencoder = Learner(
+        "autoencoder",
+        models.tokenizer,
+        torch.optim.Adam(models.tokenizer.parameters(), config.autoencoder_learning_rate),
+        autoencoder_loss(models.tokenizer),
+        LearnerPlan(
+            start_after=config.start_autoencoder_after,
+            stop_after=config.stop_autoencoder_after,
+            updates_per_epoch=config.autoencoder_updates_per_epoch,
+            batch_size=config.autoencoder_batch_size,
+            segment_length=1,
+            align="start",
+        ),
+        max_gradient_norm=clip,
+    )
+    world_model = Learner(
+        "world_model",
+        models.world_model,
+        torch.optim.AdamW(
+            models.world_model.weight_decay_groups(config.transformer_weight_decay), config.transformer_learning_rate
+        ),
+        world_model_loss(models.tokenizer, models.world_model),
+        LearnerPlan(
+            start_after=config.start_transformer_after,
+            stop_after=None,
+            updates_per_epoch=config.transformer_updates_per_epoch,
+            batch_size=config.transformer_batch_size,
+            segment_length=config.transformer_timesteps,
+            align="start",
+        ),
+        max_gradient_norm=clip,
+    )
+    actor_critic = Learner(
+        "actor_critic",
+        models.actor_critic,
+        torch.optim.Adam(models.actor_critic.parameters(), config.actor_critic_learning_rate),
+        actor_critic_loss(
+            Dynamics(models.tokenizer, models.world_model),
+            policy,
+            horizon=config.imagination_horizon,
+            discount=config.discount,
+            lambda_=config.lambda_,
+            entropy_weight=config.entropy_weight,
+            generator=streams.imagining,
+        ),
+        LearnerPlan(
+            start_after=config.start_actor_critic_after,
+            stop_after=None,
+            updates_per_epoch=config.actor_critic_updates_per_epoch,
+            batch_size=config.actor_critic_batch_size,
+            segment_length=config.burn_in + 1,
+            align="end",
+        ),
+        max_gradient_norm=clip,
+    )
+    return [autoencoder, world_model, actor_critic]

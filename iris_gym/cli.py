@@ -1,0 +1,219 @@
+"""The command line: `iris-gym train` and `iris-gym evaluate`."""
+
+import argparse
+import signal
+import sys
+import time
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Any, Literal
+
+import ale_py
+import numpy as np
+import tyro
+from rich.console import Console
+from tqdm import tqdm
+
+from iris_gym.accelerate import tune_allocator
+from iris_gym.agent import IRISAgent, check_total_timesteps
+from iris_gym.assembly import choose_device
+from iris_gym.config import IRISConfig, preset, read_mapping
+from iris_gym.errors import UsageError
+from iris_gym.evaluation.scores import summary, write_scores
+from iris_gym.progress import TrainingDisplay
+from iris_gym.training.run_folder import RunFolder
+
+Preset = Literal["auto", "default", "small", "tiny"]
+
+
+@dataclass
+class Train:
+    """Train an agent, and leave a run folder with checkpoints, replay, logs and pictures.
+
+    A flag beats --config, which beats --preset. Every hyperparameter is a flag.
+    """
+
+    hyperparameters: Annotated[IRISConfig, tyro.conf.arg(name="")]
+    preset: Preset = "auto"
+    """Where the hyperparameters start from; auto is default on a GPU and small elsewhere."""
+    config: Path | None = None
+    """A JSON or YAML file with any of the hyperparameters."""
+    total_timesteps: int | None = None
+    """Environment steps to collect in all; None: --max-env-steps."""
+    run_dir: Path | None = None
+    """A new folder for the run; None: runs/<env>/<date-time>."""
+    seed: int | None = None
+    """Of every random stream; None: from entropy."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N."""
+    resume: bool = False
+    """Go on with the run in --run-dir from its newest checkpoint."""
+
+    def run(self, console: Console) -> int:
+        config = self.hyperparameters
+        config.validate()
+        total = config.max_env_steps if self.total_timesteps is None else self.total_timesteps
+        check_total_timesteps(total)
+        agent = self._agent(config)
+        assert agent.run is not None
+        left = total - agent.num_timesteps
+        if left <= 0 and not agent.trainer.epochs_left(agent.trainer.env_steps + left):
+            console.print(f"{agent.run.path} has collected {agent.num_timesteps:,} steps already: nothing left to do")
+            return 0
+        console.print(f"training on {agent.config.env} ({agent.device}); run folder {agent.run.path}")
+        begun = time.monotonic()
+        with StopSignals() as stop, TrainingDisplay(agent, console) as display:
+            for event in agent.learn_events(max(left, 1), reset_num_timesteps=agent.num_timesteps == 0):
+                display.show(event)
+                if stop.received:
+                    break
+        if stop.received:
+            agent.save_checkpoint()
+            console.print(f"stopped and saved; go on with: iris-gym train --run-dir {agent.run.path} --resume")
+            return 128 + stop.received
+        console.print(f"done in {(time.monotonic() - begun) / 60:.1f} minutes; pictures in {agent.run.media}")
+        console.print(f"play with it: iris-gym evaluate --run {agent.run.path}")
+        return 0
+
+    def _agent(self, config: IRISConfig) -> IRISAgent:
+        if self.resume:
+            run = RunFolder(_required_run_dir(self.run_dir))
+            if any(run.checkpoints.glob("[0-9]*/complete")):
+                return self._resumed(run, config)
+            run.clear()
+        run_dir = self.run_dir or default_run_dir(config.env)
+        return IRISAgent(config.env, config, seed=self.seed, device=self.device, run_dir=run_dir)
+
+    def _resumed(self, run: RunFolder, config: IRISConfig) -> IRISAgent:
+        before = IRISConfig.load(run.config_file).to_dict()
+        changed = [name for name, value in config.to_dict().items() if before[name] != value]
+        if changed:
+            words = ", ".join(f"{name}={getattr(config, name)!r} (was {before[name]!r})" for name in changed)
+            raise UsageError(f"a resumed run keeps its hyperparameters; these differ: {words}")
+        return IRISAgent.resume(run.path, device=self.device)
+
+
+@dataclass
+class Evaluate:
+    """Play whole games under the evaluation protocol and write scores.json beside the agent."""
+
+    run_: Annotated[Path, tyro.conf.arg(name="run")]
+    """A run folder or a saved zip."""
+    episodes: int = 100
+    """Whole games to play."""
+    temperature: float | None = None
+    """Divides the policy's logits; 0 is greedy. None: the agent's eval_temperature."""
+    seed: int = 0
+    """Of the first game; game i has seed + i."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N."""
+
+    def run(self, console: Console) -> int:
+        agent = IRISAgent.load(self.run_, device=self.device)
+        config = agent.config
+        temperature = config.eval_temperature if self.temperature is None else self.temperature
+        with tqdm(total=self.episodes, unit="game", file=sys.stderr, disable=None) as bar:
+            scores = agent.evaluate(
+                self.episodes, temperature=temperature, seed=self.seed, on_episode=lambda _: bar.update()
+            )
+        protocol = {
+            "temperature": temperature,
+            "epsilon": 0.0,
+            "preprocessing": config.preprocessing,
+            "atari_100k": config.atari_100k,
+            "env_steps_trained": agent.trainer.env_steps,
+        }
+        result = summary(config.env, scores, protocol)
+        path = RunFolder(self.run_).scores_file if self.run_.is_dir() else self.run_.with_suffix(".scores.json")
+        write_scores(path, result)
+        console.print(_score_line(result) + f"; written to {path}", highlight=False, soft_wrap=True)
+        return 0
+
+
+class StopSignals:
+    """Notes SIGINT and SIGTERM, so that a run can stop between two updates; the second one acts at once."""
+
+    def __init__(self) -> None:
+        self.received = 0
+        self._earlier: dict[int, Any] = {}
+
+    def __enter__(self) -> "StopSignals":
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._earlier[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for number, handler in self._earlier.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, _frame: FrameType | None) -> None:
+        self.received = number
+        signal.signal(number, signal.SIG_DFL)
+
+
+def default_run_dir(env_id: str) -> Path:
+    """runs/<env>/<date-time>, the slashes of the id made dashes."""
+    return Path("runs") / env_id.replace("/", "-").replace(":", "-") / time.strftime("%Y-%m-%d_%H-%M-%S")
+
+
+def parse(arguments: Sequence[str]) -> Train | Evaluate:
+    """Read the command line. The defaults of `train`'s flags are the preset's, the file's or the resumed run's."""
+    commands = Annotated[
+        Annotated[Train, tyro.conf.subcommand("train", default=Train(_base_config(arguments)))]
+        | Annotated[Evaluate, tyro.conf.subcommand("evaluate")],
+        None,
+    ]
+    return tyro.cli(commands, args=list(arguments), prog="iris-gym", description=__doc__)  # type: ignore[arg-type]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point; exits with 0, with 2 after one line about bad input, or with 128 + the signal that stopped a run."""
+    tune_allocator()
+    ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)
+    warnings.showwarning = lambda message, *_, **__: print(f"iris-gym: warning: {message}", file=sys.stderr)
+    try:
+        command = parse(sys.argv[1:] if arguments is None else arguments)
+        status = command.run(Console())
+    except UsageError as error:
+        print(f"iris-gym: error: {error}", file=sys.stderr)
+        status = 2
+    sys.exit(status)
+
+
+def _base_config(arguments: Sequence[str]) -> IRISConfig:
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--preset", default="auto")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--config", type=Path)
+    parser.add_argument("--run-dir", type=Path)
+    parser.add_argument("--resume", action="store_true")
+    known = parser.parse_known_args([argument for argument in arguments if argument not in ("-h", "--help")])[0]
+    if known.resume and RunFolder(_required_run_dir(known.run_dir)).exists:
+        return IRISConfig.load(RunFolder(known.run_dir).config_file)
+    base = preset(known.preset, choose_device(known.device).type)
+    if known.config is None:
+        return base
+    return IRISConfig.from_dict(base.to_dict() | read_mapping(known.config))
+
+
+def _required_run_dir(run_dir: Path | None) -> Path:
+    if run_dir is None:
+        raise UsageError("run_dir=None cannot be resumed; give the run's folder with --run-dir")
+    return run_dir
+
+
+def _score_line(result: dict[str, Any]) -> str:
+    error = result["standard_error"]
+    spread = f" ± {error:.2f}" if error is not None else ""
+    human = result["human_normalized"]
+    normalized = f", human-normalised {human:.3f}" if human is not None else ""
+    lengths = np.mean([episode["length"] for episode in result["episodes"]])
+    count = len(result["episodes"])
+    return f"{result['env']}: return {result['mean']:.2f}{spread} over {count} games of {lengths:.0f} steps{normalized}"
+
+
+if __name__ == "__main__":
+    main()

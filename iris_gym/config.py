@@ -1,0 +1,320 @@
+"""All hyperparameters in one flat dataclass."""
+
+import dataclasses
+import difflib
+import json
+import math
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Literal, get_args, get_type_hints
+
+import yaml
+
+from iris_gym.errors import UsageError
+from iris_gym.types import FRAME_SIZE
+
+ATARI_100K_STEPS = 100_000
+
+
+@dataclass
+class IRISConfig:
+    """Hyperparameters of IRIS. The defaults are those of Micheli et al. (2023) with a lighter autoencoder.
+
+    Fields may be assigned; an agent validates its config and keeps a copy.
+    """
+
+    env: str = "ALE/Pong-v5"
+    """Environment id, used where no environment is passed."""
+    atari_100k: bool = True
+    """Atari games under the Atari-100k protocol. False: as they are registered, sticky actions and all."""
+    max_env_steps: int = ATARI_100K_STEPS
+    """Environment steps after which nothing is collected any more, while training goes on to `total_epochs`."""
+    preprocessing: Literal["iris", "ale"] = "iris"
+    """iris: each raw frame resized before the maximum of two. ale: ALE's own faster vector environment."""
+
+    vocab_size: int = 512
+    """Codes in the autoencoder's codebook."""
+    tokens_per_frame: int = 16
+    """Tokens a frame; (64 / 2^encoder_downsamplings)²."""
+    encoder_downsamplings: int = 4
+    """Stride-2 convolutions in the encoder."""
+    token_embedding_dim: int = 512
+    """Width of a code."""
+    encoder_channels: int = 64
+    """Channels of the autoencoder's convolutions."""
+    foreground_weight: float = 0.0
+    """Weight of a second reconstruction term that looks where a frame differs from its batch's mean frame. The plain
+    squared error is nearly all background: small moving things, one pixel of 4,096 for Pong's ball, come last."""
+    commitment_weight: float = 0.25
+    """Weight of the commitment loss, β."""
+    codebook_decay: float = 0.99
+    """Decay of the moving averages that the codebook follows."""
+    dead_code_threshold: int = 100
+    """Updates after which an unused code is put on an encoder output. 0: never."""
+    autoencoder_learning_rate: float = 1e-4
+    autoencoder_batch_size: int = 256
+    """Frames a batch."""
+    autoencoder_updates_per_epoch: int = 200
+
+    transformer_layers: int = 10
+    transformer_embed_dim: int = 256
+    transformer_heads: int = 4
+    transformer_timesteps: int = 20
+    """Timesteps that the world model reads at most: its context, and the length of its training segments."""
+    transformer_dropout: float = 0.1
+    gradient_checkpointing: bool = False
+    """Compute the transformer's activations again in the backward pass: less memory, more time."""
+    transformer_learning_rate: float = 1e-4
+    transformer_weight_decay: float = 0.01
+    transformer_batch_size: int = 64
+    """Segments a batch."""
+    transformer_updates_per_epoch: int = 200
+
+    lstm_dim: int = 512
+    """Width of the actor-critic's LSTM."""
+    imagination_horizon: int = 20
+    """Steps of an imagined rollout."""
+    burn_in: int = 20
+    """Real frames that the LSTM sees before it acts in a dream or in a new stretch of collection."""
+    discount: float = 0.995
+    """γ."""
+    lambda_: float = 0.95
+    """λ of the λ-returns."""
+    entropy_weight: float = 0.001
+    actor_critic_learning_rate: float = 1e-4
+    actor_critic_batch_size: int = 64
+    """Imagined rollouts a batch."""
+    actor_critic_updates_per_epoch: int = 200
+    max_gradient_norm: float = 10.0
+    """Gradients are clipped to this norm, each component's by itself."""
+
+    env_steps_per_epoch: int = 200
+    total_epochs: int = 600
+    start_autoencoder_after: int = 5
+    """Epochs before the first autoencoder update."""
+    start_transformer_after: int = 15
+    start_actor_critic_after: int = 35
+    stop_autoencoder_after: int | None = None
+    """Last epoch with autoencoder updates; None: no end. A moving codebook spoils the world model's targets."""
+
+    epsilon: float = 0.01
+    """Share of uniformly random actions while collecting."""
+    collect_temperature: float = 1.0
+    """Temperature of the policy while collecting."""
+    eval_temperature: float = 0.5
+    """Temperature of the policy in `predict` and in evaluations."""
+    eval_interval: int = 5
+    """Epochs between evaluations in the real environment. 0: never."""
+    eval_episodes: int = 16
+    """Episodes of an evaluation during training."""
+
+    checkpoint_interval: int = 5
+    """Epochs between checkpoints and pictures in the run folder."""
+    keep_checkpoints: int = 2
+    """Checkpoints that are kept; older ones are removed."""
+
+    @classmethod
+    def small(cls, **changes: Any) -> "IRISConfig":
+        """For a laptop's CPU: learns something real in ten minutes."""
+        return cls(**(SMALL | changes))
+
+    @classmethod
+    def tiny(cls, **changes: Any) -> "IRISConfig":
+        """For tests: every code path in seconds."""
+        return cls(**(TINY | changes))
+
+    def replace(self, **changes: Any) -> "IRISConfig":
+        """A copy with some fields changed."""
+        _check_names(changes)
+        return dataclasses.replace(self, **changes)
+
+    def to_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "IRISConfig":
+        """Build from a mapping such as a parsed JSON file; unknown names and wrong types are refused."""
+        if not isinstance(values, dict):
+            raise UsageError(f"a config must be a mapping of field names to values, not {type(values).__name__}")
+        _check_names(values)
+        config = cls(**values)
+        config.validate()
+        return config
+
+    def save(self, path: str | Path) -> None:
+        """Write as JSON, or as YAML where the name ends in .yaml or .yml."""
+        path = Path(path)
+        if path.suffix in YAML_SUFFIXES:
+            path.write_text(yaml.safe_dump(self.to_dict(), sort_keys=False))
+        else:
+            path.write_text(json.dumps(self.to_dict(), indent=2) + "\n")
+
+    @classmethod
+    def load(cls, path: str | Path) -> "IRISConfig":
+        """Read what `save` wrote, or a file by hand with any part of the fields."""
+        return cls.from_dict(read_mapping(path))
+
+    def validate(self) -> None:
+        """Raise `UsageError` for the first field whose value cannot be used, or fields that contradict each other."""
+        for name, expected in get_type_hints(type(self)).items():
+            _check_type(name, getattr(self, name), expected)
+        for name in POSITIVE:
+            _require(getattr(self, name) > 0, name, getattr(self, name), "must be greater than 0")
+        for name in NON_NEGATIVE:
+            _require(getattr(self, name) >= 0, name, getattr(self, name), "must be 0 or greater")
+        for name in UNIT_INTERVAL:
+            _require(0 <= getattr(self, name) <= 1, name, getattr(self, name), "must lie in [0, 1]")
+        self._validate_shapes()
+        self._validate_protocol()
+
+    def _validate_shapes(self) -> None:
+        width, heads = self.transformer_embed_dim, self.transformer_heads
+        _require(
+            width % heads == 0,
+            "transformer_embed_dim",
+            width,
+            f"must be a multiple of transformer_heads={heads}, such as {math.ceil(width / heads) * heads}",
+        )
+        _require(
+            self.encoder_channels % 8 == 0,
+            "encoder_channels",
+            self.encoder_channels,
+            "must be a multiple of 8, the number of normalisation groups",
+        )
+        _require(
+            1 <= self.encoder_downsamplings <= 5,
+            "encoder_downsamplings",
+            self.encoder_downsamplings,
+            "must lie between 1 and 5",
+        )
+        tokens = (FRAME_SIZE // 2**self.encoder_downsamplings) ** 2
+        _require(
+            self.tokens_per_frame == tokens,
+            "tokens_per_frame",
+            self.tokens_per_frame,
+            f"must be {tokens}: encoder_downsamplings={self.encoder_downsamplings} halves a frame of "
+            f"{FRAME_SIZE}×{FRAME_SIZE} to {math.isqrt(tokens)}×{math.isqrt(tokens)}",
+        )
+        _require(self.vocab_size >= 2, "vocab_size", self.vocab_size, "must be at least 2")
+        _require(
+            self.transformer_timesteps >= 2, "transformer_timesteps", self.transformer_timesteps, "must be at least 2"
+        )
+        _require(
+            self.imagination_horizon >= 2,
+            "imagination_horizon",
+            self.imagination_horizon,
+            "must be at least 2: the last step only bootstraps",
+        )
+
+    def _validate_protocol(self) -> None:
+        _require(
+            not self.atari_100k or self.max_env_steps == ATARI_100K_STEPS,
+            "max_env_steps",
+            self.max_env_steps,
+            f"must be {ATARI_100K_STEPS} under atari_100k=True; set atari_100k=False to choose it",
+        )
+
+
+POSITIVE = (
+    "max_env_steps vocab_size token_embedding_dim encoder_channels codebook_decay autoencoder_learning_rate "
+    "autoencoder_batch_size transformer_layers transformer_embed_dim transformer_heads transformer_learning_rate "
+    "transformer_batch_size lstm_dim discount actor_critic_learning_rate actor_critic_batch_size max_gradient_norm "
+    "env_steps_per_epoch total_epochs checkpoint_interval keep_checkpoints eval_episodes"
+).split()
+NON_NEGATIVE = (
+    "foreground_weight commitment_weight dead_code_threshold autoencoder_updates_per_epoch transformer_weight_decay "
+    "transformer_updates_per_epoch burn_in entropy_weight actor_critic_updates_per_epoch start_autoencoder_after "
+    "start_transformer_after start_actor_critic_after collect_temperature eval_temperature eval_interval"
+).split()
+UNIT_INTERVAL = "codebook_decay transformer_dropout discount lambda_ epsilon".split()
+YAML_SUFFIXES = (".yaml", ".yml")
+
+SMALL: dict[str, Any] = dict(
+    vocab_size=256,
+    token_embedding_dim=64,
+    encoder_channels=32,
+    transformer_layers=3,
+    transformer_embed_dim=128,
+    transformer_timesteps=10,
+    lstm_dim=256,
+)
+
+TINY: dict[str, Any] = dict(
+    vocab_size=32,
+    token_embedding_dim=16,
+    encoder_channels=8,
+    autoencoder_batch_size=8,
+    autoencoder_updates_per_epoch=3,
+    transformer_layers=2,
+    transformer_embed_dim=32,
+    transformer_heads=2,
+    transformer_timesteps=4,
+    transformer_batch_size=2,
+    transformer_updates_per_epoch=2,
+    lstm_dim=32,
+    imagination_horizon=4,
+    burn_in=3,
+    actor_critic_batch_size=2,
+    actor_critic_updates_per_epoch=2,
+    env_steps_per_epoch=20,
+    total_epochs=5,
+    start_autoencoder_after=0,
+    start_transformer_after=1,
+    start_actor_critic_after=2,
+    eval_interval=0,
+    eval_episodes=1,
+    checkpoint_interval=2,
+)
+
+PRESETS: dict[str, dict[str, Any]] = {"default": {}, "small": SMALL, "tiny": TINY}
+
+
+def preset(name: str, device_type: str = "cpu") -> IRISConfig:
+    """The config of a preset; `auto` is default on a GPU and small elsewhere."""
+    if name == "auto":
+        name = "default" if device_type == "cuda" else "small"
+    if name not in PRESETS:
+        raise UsageError(f"preset={name!r} is unknown; choose one of auto, {', '.join(PRESETS)}")
+    return IRISConfig(**PRESETS[name])
+
+
+def read_mapping(path: str | Path) -> dict[str, Any]:
+    """Parse a JSON or YAML file of config fields."""
+    path = Path(path)
+    try:
+        text = path.read_text()
+        if path.suffix in YAML_SUFFIXES:
+            return yaml.safe_load(text)
+        return json.loads(text)
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"config file {str(path)!r} cannot be read: {error}") from error
+    except (ValueError, yaml.YAMLError) as error:
+        kind = "YAML" if path.suffix in YAML_SUFFIXES else "JSON"
+        raise UsageError(f"config file {str(path)!r} is not valid {kind}: {' '.join(str(error).split())}") from error
+
+
+def _check_names(values: dict[str, Any]) -> None:
+    known = [field.name for field in fields(IRISConfig)]
+    for name in values:
+        if name not in known:
+            near = difflib.get_close_matches(str(name), known, n=1)
+            raise UsageError(f"{name!r} is no field of IRISConfig" + (f"; did you mean {near[0]!r}?" if near else ""))
+
+
+def _check_type(name: str, value: Any, expected: Any) -> None:
+    if get_args(expected) and type(get_args(expected)[0]) is str:
+        _require(value in get_args(expected), name, value, f"must be one of {', '.join(get_args(expected))}")
+        return
+    allowed = get_args(expected) or (expected,)
+    whole_for_real = float in allowed and isinstance(value, int)
+    fits = isinstance(value, allowed) or whole_for_real
+    if isinstance(value, bool) and bool not in allowed:
+        fits = False
+    words = " or ".join("None" if kind is type(None) else kind.__name__ for kind in allowed)
+    _require(fits, name, value, f"must be of type {words}")
+    _require(not isinstance(value, float) or math.isfinite(value), name, value, "must be finite")
+
+
+def _require(condition: bool, name: str, value: Any, what_would_do: str) -> None:
+    if not condition:
+        raise UsageError(f"{name}={value!r} {what_would_do}")

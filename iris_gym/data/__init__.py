@@ -1,0 +1,1 @@
+"""Real experience: episodes, and the replay on disk that holds them."""

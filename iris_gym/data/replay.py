@@ -1,0 +1,289 @@
+"""The replay: every real transition, append-only, in memory-mapped files.
+
+A folder holds three files. A row is one transition.
+
+    frames.bin    uint8 (rows, 3, 64, 64): what the environment showed
+    steps.bin     `STEP` (rows,): what the agent did there and what came of it
+    replay.json   the format version, and how many rows counted at the last flush
+
+100,000 frames are 1.23 GB. The operating system keeps in memory the pages in use and drops them where memory is short,
+and a flush writes those that changed.
+"""
+
+import json
+import math
+import os
+import shutil
+import sys
+import tempfile
+import weakref
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from iris_gym.data.episode import Episode
+from iris_gym.errors import UsageError
+from iris_gym.types import FRAME_SHAPE, Segment
+
+FORMAT_VERSION = 1
+
+STEP = np.dtype([("action", "<i8"), ("reward", "<f4"), ("environment", "<i4"), ("terminated", "?"), ("truncated", "?")])
+ROW_BYTES = {"frames.bin": math.prod(FRAME_SHAPE), "steps.bin": STEP.itemsize}
+
+
+class Replay:
+    """Transitions of one or several environments, in episodes.
+
+    Rows are only ever added, and count from the next `flush`. A folder reopened after a crash is what it was at the
+    last flush: later rows are ignored and overwritten, and the episodes that were open then are open again. Whoever
+    reopens it with environments that start anew calls `truncate_open` first.
+
+    Args:
+        folder: where the files lie; reopened if there is a replay in it. None: a temporary folder, removed when the
+            replay is closed, collected, or the program ends.
+        rows: reopen no more than so many, as many as a checkpoint knows of. None: all that count.
+        device: where sampled segments go.
+        chunk_rows: how many rows the files grow by; the default is 25 MB.
+
+    Raises:
+        UsageError: the folder holds a replay of another format version, or an incomplete one.
+        OSError: the disk has no room for another chunk, or the folder cannot be written.
+    """
+
+    def __init__(
+        self,
+        folder: Path | None,
+        *,
+        rows: int | None = None,
+        device: torch.device | str = "cpu",
+        chunk_rows: int = 2048,
+    ) -> None:
+        self._remove: weakref.finalize | None = None
+        self._folder = Path(tempfile.mkdtemp(prefix="iris_gym_replay_")) if folder is None else Path(folder)
+        self._folder.mkdir(parents=True, exist_ok=True)
+        if folder is None:
+            self._remove = weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
+        self._device = torch.device(device)
+        self._chunk_rows = chunk_rows
+        self._episodes: list[Episode] = []
+        self._open: dict[int, Episode] = {}
+        self._rows = 0
+        self._capacity = _counted_rows(self._folder, rows)
+        self._grow()
+        self._rebuild_episodes(self._capacity - chunk_rows)
+
+    def __len__(self) -> int:
+        """How many rows there are, flushed or not."""
+        return self._rows
+
+    @property
+    def num_episodes(self) -> int:
+        return len(self._episodes)
+
+    @property
+    def episodes(self) -> Sequence[Episode]:
+        """All episodes, the open ones too, in the order in which they began."""
+        return self._episodes
+
+    def append(
+        self,
+        frame: NDArray[np.uint8],
+        action: int,
+        reward: float,
+        terminated: bool,
+        truncated: bool,
+        environment: int = 0,
+    ) -> None:
+        """Add a transition to the open episode of `environment`, or begin one; close it at an end.
+
+        A step may be both terminated and truncated. It is kept as both, and the world model sees an end.
+
+        Args:
+            frame: (3, 64, 64) uint8, what the agent saw before `action`.
+            action: index of the action.
+            reward: what it brought, unclipped.
+            terminated: the episode ended here for the agent, a lost life included.
+            truncated: it was cut here from outside.
+            environment: the row of the vectorised environment.
+
+        Raises:
+            UsageError: the frame has another shape or dtype. Nothing is added.
+            OSError: the disk is full. Nothing is added.
+        """
+        if frame.shape != FRAME_SHAPE or frame.dtype != np.uint8:
+            raise UsageError(f"frame is {frame.dtype} {frame.shape}; the replay takes uint8 {FRAME_SHAPE}")
+        if self._rows == self._capacity:
+            self._grow()
+        self._frames[self._rows] = frame
+        self._steps[self._rows] = (action, reward, environment, terminated, truncated)
+        self._count_row(environment, terminated, truncated)
+
+    def truncate_open(self, environment: int | None = None) -> None:
+        """Close the open episode of `environment`, or of all, as truncated: the environment was reset or exchanged.
+
+        Nothing happens where none is open. The mark is on disk on return, and holds where its row was flushed.
+        """
+        for key in list(self._open) if environment is None else [environment]:
+            episode = self._open.pop(key, None)
+            if episode is not None:
+                episode.truncated = True
+                self._steps["truncated"][episode.rows[-1]] = True
+        self._steps.flush()
+
+    def open_episode_frames(self, environment: int, length: int) -> NDArray[np.uint8]:
+        """The last frames of the open episode of `environment`, to burn in the LSTM: (<= length, 3, 64, 64) uint8.
+
+        None of them where no episode is open.
+        """
+        if environment not in self._open:
+            return np.empty((0, *FRAME_SHAPE), np.uint8)
+        rows = self._open[environment].rows
+        return self._frames[rows[max(0, len(rows) - length) :]]
+
+    def sample_segments(
+        self, batch_size: int, length: int, *, generator: np.random.Generator, align: Literal["start", "end"]
+    ) -> Segment:
+        """Draw B = `batch_size` segments of L = `length` steps: an episode uniformly, then a step of it uniformly.
+
+        With `align="start"` a segment starts at that step and is padded on the right (tokenizer and world model); with
+        `align="end"` it ends at that step and is padded on the left (burn-in and imagination).
+
+        Raises:
+            UsageError: the replay is empty.
+        """
+        if not self._episodes:
+            raise UsageError("the replay is empty; collect at least one step before sampling from it")
+        episodes = [self._episodes[index] for index in generator.integers(len(self._episodes), size=batch_size)]
+        steps = generator.integers([len(episode) for episode in episodes])
+        starts = steps if align == "start" else steps + 1 - length
+        windows = [episode.window(start, start + length) for episode, start in zip(episodes, starts, strict=True)]
+        rows, masks = zip(*windows, strict=True)
+        return self._gather(np.stack(rows), np.stack(masks))
+
+    def flush(self) -> None:
+        """Write to disk what is new, then count it. The count changes at once or not at all."""
+        self._frames.flush()
+        self._steps.flush()
+        _write_atomically(self._folder / "replay.json", json.dumps({"version": FORMAT_VERSION, "rows": self._rows}))
+
+    def close(self) -> None:
+        """Let go of the files; remove a temporary folder. Nothing else may follow.
+
+        This counts no rows: the owner flushes when it saves, and a replay closed by an exception agrees with that save.
+        """
+        for name in ("_frames", "_steps"):
+            vars(self).pop(name, None)
+        if self._remove is not None:
+            self._remove()
+
+    def __enter__(self) -> "Replay":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _grow(self) -> None:
+        """Make room for another chunk of rows, in both files or in neither."""
+        capacity = self._capacity + self._chunk_rows
+        for name, row_bytes in ROW_BYTES.items():
+            _reserve(self._folder / name, self._capacity * row_bytes, self._chunk_rows * row_bytes)
+        self._frames = np.memmap(self._folder / "frames.bin", np.uint8, "r+", shape=(capacity, *FRAME_SHAPE))
+        self._steps = np.memmap(self._folder / "steps.bin", STEP, "r+", shape=(capacity,))
+        self._capacity = capacity
+
+    def _rebuild_episodes(self, rows: int) -> None:
+        columns = (self._steps[name][:rows].tolist() for name in ("environment", "terminated", "truncated"))
+        for environment, terminated, truncated in zip(*columns, strict=True):
+            self._count_row(environment, terminated, truncated)
+
+    def _count_row(self, environment: int, terminated: bool, truncated: bool) -> None:
+        """Give the next row, already written, to its episode."""
+        if environment not in self._open:
+            self._open[environment] = Episode()
+            self._episodes.append(self._open[environment])
+        episode = self._open[environment]
+        episode.append(self._rows)
+        episode.terminated, episode.truncated = bool(terminated), bool(truncated)
+        if not episode.open:
+            del self._open[environment]
+        self._rows += 1
+
+    def _gather(self, rows: NDArray[np.int64], mask: NDArray[np.bool_]) -> Segment:
+        """The transitions of `rows` (B, L), zero where `mask` (B, L) is False, on the device."""
+        # The frames are copied once, from the file into memory from which a GPU can fetch them by itself.
+        frames = torch.empty((*rows.shape, *FRAME_SHAPE), dtype=torch.uint8, pin_memory=self._device.type == "cuda")
+        # "clip" lets `take` write to `out` without a buffer of its own. The rows are in range.
+        np.take(self._frames, rows, axis=0, out=frames.numpy(), mode="clip")
+        frames.numpy()[~mask] = 0
+        steps = self._steps[rows]
+        steps[~mask] = np.zeros((), STEP)
+        return Segment(
+            frames=frames.to(self._device, non_blocking=True),
+            actions=self._to_device(steps["action"]),
+            rewards=self._to_device(steps["reward"]),
+            ends=self._to_device(steps["terminated"]),
+            mask=self._to_device(mask),
+        )
+
+    def _to_device(self, values: NDArray[np.generic]) -> Tensor:
+        """A copy of `values` on the device; from pinned memory, so that nobody waits for a GPU to have caught up."""
+        tensor = torch.from_numpy(values.copy())
+        pinned = tensor.pin_memory() if self._device.type == "cuda" else tensor
+        return pinned.to(self._device, non_blocking=True)
+
+
+def _counted_rows(folder: Path, wanted: int | None) -> int:
+    """The number of rows to reopen; 0 for a new folder. The header and the files are checked for them."""
+    path = folder / "replay.json"
+    counted = _read_header(path) if path.exists() else 0
+    rows = counted if wanted is None else wanted
+    if rows > counted:
+        raise UsageError(f"replay {folder}: {counted} rows were saved, {rows} are asked for; copy it again whole")
+    for name, row_bytes in ROW_BYTES.items():
+        size = (folder / name).stat().st_size if (folder / name).exists() else 0
+        if size < rows * row_bytes:
+            raise UsageError(f"replay {folder}: {name} has {size} bytes, too few for {rows} rows; copy it again whole")
+    return rows
+
+
+def _read_header(path: Path) -> int:
+    try:
+        header = json.loads(path.read_text())
+        version = header["version"]
+        rows = int(header["rows"]) if version == FORMAT_VERSION else 0
+    except (ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"replay {path.parent}: replay.json is damaged; use another folder") from error
+    if version != FORMAT_VERSION:
+        raise UsageError(
+            f"replay {path.parent}: format version {version}; this release reads {FORMAT_VERSION}, use another folder"
+        )
+    return rows
+
+
+def _reserve(path: Path, start: int, length: int) -> None:
+    """Have the disk set `length` bytes from byte `start` of a file aside for it.
+
+    A memory map writes when the system pleases. Were the disk full then, the process would be killed by SIGBUS; here
+    it is an OSError, before anything is written. Setting a longer size alone would reserve nothing.
+    """
+    with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+b") as file:
+        if sys.platform == "linux":
+            os.posix_fallocate(file.fileno(), start, length)
+        else:
+            file.seek(start)
+            file.write(bytes(length))
+
+
+def _write_atomically(path: Path, text: str) -> None:
+    """Write a file so that a reader finds the old or the new content, whatever happens in between."""
+    temporary = path.with_suffix(".tmp")
+    with temporary.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)

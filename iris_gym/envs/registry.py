@@ -1,0 +1,72 @@
+"""Finding and making registered environments, with errors that say what would do."""
+
+import difflib
+from importlib import import_module
+from typing import Any
+
+import ale_py
+import gymnasium as gym
+from gymnasium.envs.registration import EnvSpec
+
+from iris_gym.errors import UsageError
+
+# ALE prints a banner to stderr with its first game; its Gymnasium environment asks for errors only, but too late.
+ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)
+gym.register_envs(ale_py)
+
+
+def find_spec(env_id: str) -> EnvSpec:
+    """The registered spec of `env_id`, which may be written `module:Id-v0` to import a module first.
+
+    MiniGrid and MinAtar ids import and register their packages.
+
+    Raises:
+        UsageError: the module or package cannot be imported, or nothing is registered under the id; the message
+            names close matches.
+    """
+    module, _, name = env_id.rpartition(":")
+    if module:
+        _import(module, env_id, f"install the package that has the module {module!r}, or correct the id")
+    if name.startswith("MiniGrid-"):
+        _import("minigrid", env_id, 'run: pip install "iris-gym[minigrid]"')
+    if name.startswith("MinAtar/"):
+        _register_minatar(env_id)
+    if name not in gym.registry:
+        raise UsageError(f"env: {env_id!r} is not a registered environment{_close_matches(name)}")
+    return gym.registry[name]
+
+
+def make(spec: EnvSpec, *, render_mode: str | None = None, **options: Any) -> gym.Env:
+    """`gymnasium.make` whose own errors (an unusable option, a missing dependency) become one clear line.
+
+    Raises:
+        UsageError: Gymnasium cannot make the environment.
+    """
+    if render_mode is not None:  # an environment that never renders need not know the argument
+        options["render_mode"] = render_mode
+    try:
+        return gym.make(spec, **options)
+    except (gym.error.Error, ImportError) as error:
+        raise UsageError(f"env: {spec.id!r} cannot be made: {' '.join(str(error).split())}") from error
+
+
+def _import(module: str, env_id: str, advice: str) -> Any:
+    try:
+        return import_module(module)
+    except (ImportError, TypeError) as error:  # TypeError: a relative name
+        raise UsageError(f"env: {env_id!r} cannot be used, for {error}; {advice}") from error
+
+
+def _register_minatar(env_id: str) -> None:
+    """MinAtar registers nothing by itself: it relies on a plugin mechanism that Gymnasium no longer has."""
+    module = _import("minatar.gym", env_id, 'run: pip install "iris-gym[minatar]"')
+    if not any(name.startswith("MinAtar/") for name in gym.registry):
+        module.register_envs()
+
+
+def _close_matches(name: str) -> str:
+    known = {registered.lower(): registered for registered in gym.registry}
+    matches = [known[match] for match in difflib.get_close_matches(name.lower(), known, n=3)]
+    return (
+        f"; did you mean {' or '.join(matches)}?" if matches else "; gymnasium.pprint_registry() lists those that are"
+    )

@@ -1,0 +1,118 @@
+"""Pictures of what the models make of real frames, for a run folder's `media/`.
+
+Images are NumPy arrays (height, width, 3) uint8. Frames and models lie on the same device.
+"""
+
+import os
+from collections.abc import Sequence
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from iris_gym.data.replay import Replay
+from iris_gym.evaluation.files import write_atomically
+from iris_gym.functional import stored_frames, unit_frames
+from iris_gym.imagination.dynamics import Dynamics
+from iris_gym.models.tokenizer import Tokenizer
+from iris_gym.types import FRAME_SIZE
+
+LABEL_HEIGHT = 12
+"""Of the band above a strip, in pixels."""
+
+LABEL_WIDTH = 74
+"""Of the band on the left of a strip; "reconstruction" fits."""
+
+
+RECONSTRUCTED_FRAMES = 16
+"""Frames in a run's picture of reconstructions."""
+
+
+def save_run_pictures(media: Path, env_steps: int, dynamics: Dynamics, replay: Replay) -> None:
+    """Write `reconstructions_<steps>.png` and `dream_<steps>.png` of stored frames; nothing from an empty replay.
+
+    The frames and the dream are drawn from `env_steps`, so no random stream of the training is touched.
+    """
+    if not len(replay):
+        return
+    draws = np.random.default_rng(env_steps)
+    frames = replay.sample_segments(RECONSTRUCTED_FRAMES, 1, generator=draws, align="start").frames[:, 0]
+    save_png(media / f"reconstructions_{env_steps:07d}.png", reconstructions(dynamics.tokenizer, frames))
+    segment = replay.sample_segments(1, dynamics.world_model.timesteps, generator=draws, align="end")
+    real = segment.mask[0]
+    generator = torch.Generator(frames.device).manual_seed(env_steps)
+    strip = dream_strip(dynamics, segment.frames[0, real], segment.actions[0, real], generator=generator)
+    save_png(media / f"dream_{env_steps:07d}.png", strip)
+
+
+def reconstructions(tokenizer: Tokenizer, frames: Tensor) -> np.ndarray:
+    """Real frames (N, 3, 64, 64) uint8 over their reconstructions: (128, 64 · N, 3)."""
+    return _grid(frames, _reconstruct(tokenizer, frames))
+
+
+def dream_strip(
+    dynamics: Dynamics, segment_frames: Tensor, actions: Tensor, *, generator: torch.Generator | None
+) -> np.ndarray:
+    """What happened, what the tokenizer keeps of it, and what the world model makes of the same actions.
+
+    Three labelled rows with a column a timestep. The dream starts at the first frame and takes the real actions; it
+    goes on after a predicted end.
+
+    Args:
+        segment_frames: consecutive real frames of one episode, (L, 3, 64, 64) uint8, without padding.
+        actions: those taken at the frames, (L,) int64. The last one leads out of the strip and is not read.
+        generator: draws the dream's tokens; on the models' device.
+
+    Returns:
+        The image (`LABEL_HEIGHT` + 192, `LABEL_WIDTH` + 64 · L, 3).
+    """
+    rows = {
+        "real": segment_frames,
+        "reconstruction": _reconstruct(dynamics.tokenizer, segment_frames),
+        "dream": _dream(dynamics, segment_frames[:1], actions[:-1], generator),
+    }
+    return _labelled(_grid(*rows.values()), list(rows), [f"t={t}" for t in range(len(segment_frames))])
+
+
+def save_png(path: str | os.PathLike[str], image: np.ndarray, scale: int = 4) -> None:
+    """Write an image with every pixel as a square of `scale` by `scale`, atomically."""
+    buffer = BytesIO()
+    Image.fromarray(image.repeat(scale, axis=0).repeat(scale, axis=1)).save(buffer, "PNG")
+    write_atomically(path, buffer.getvalue())
+
+
+@torch.no_grad()
+def _reconstruct(tokenizer: Tokenizer, frames: Tensor) -> Tensor:
+    return stored_frames(tokenizer.reconstruct(unit_frames(frames)))
+
+
+def _dream(dynamics: Dynamics, first: Tensor, actions: Tensor, generator: torch.Generator | None) -> Tensor:
+    """The L frames (L, 3, 64, 64) uint8 of a dream at the frame `first` (1, 3, 64, 64) under L - 1 `actions`."""
+    state = dynamics.start(unit_frames(first))
+    frames = [stored_frames(dynamics.decode(state))]
+    for t in range(len(actions)):
+        state, step = dynamics.step(state, actions[t : t + 1], generator=generator)
+        frames.append(stored_frames(step.frame))
+    return torch.cat(frames)
+
+
+def _grid(*rows: Tensor) -> np.ndarray:
+    """R rows of frames, each (N, 3, 64, 64) uint8, side by side: (64 · R, 64 · N, 3)."""
+    by_pixel = torch.stack(rows).permute(0, 3, 1, 4, 2)  # row, y, column, x, colour
+    return by_pixel.reshape(FRAME_SIZE * len(rows), -1, 3).cpu().numpy()
+
+
+def _labelled(grid: np.ndarray, row_names: Sequence[str], column_names: Sequence[str]) -> np.ndarray:
+    """The grid with names on the left and above, white on black."""
+    height, width, _ = grid.shape
+    picture = Image.new("RGB", (LABEL_WIDTH + width, LABEL_HEIGHT + height))
+    picture.paste(Image.fromarray(grid), (LABEL_WIDTH, LABEL_HEIGHT))
+    draw, font = ImageDraw.Draw(picture), ImageFont.load_default()
+    for row, name in enumerate(row_names):
+        draw.text((2, LABEL_HEIGHT + FRAME_SIZE * (row + 0.5) - 6), name, font=font)
+    for column, name in enumerate(column_names):
+        draw.text((LABEL_WIDTH + FRAME_SIZE * column + 2, 0), name, font=font)
+    return np.array(picture)

@@ -1,0 +1,89 @@
+"""From episodes to the figures that are published: `scores.json` of a run folder."""
+
+import json
+import math
+import os
+import platform
+import re
+from collections.abc import Sequence
+from functools import cache
+from importlib import metadata, resources
+from statistics import fmean, stdev
+from typing import Any
+
+from iris_gym.envs import is_atari
+from iris_gym.evaluation.evaluate import EpisodeScore
+from iris_gym.evaluation.files import write_atomically
+
+PACKAGES = ("iris_gym", "torch", "gymnasium", "ale-py", "stable-baselines3", "numpy")
+"""What a score depends on."""
+
+
+def human_normalized(env_id: str, mean: float) -> float | None:
+    """(mean - random) / (human - random): 0 is a random player, 1 a human (Mnih et al. 2015).
+
+    None where `env_id` is none of the 26 games of Atari 100k. MinAtar's games of the same names are others.
+    """
+    table, game = reference_scores(), _game(env_id)
+    if game not in table["human"]:
+        return None
+    random, human = table["random"][game], table["human"][game]
+    return (mean - random) / (human - random)
+
+
+@cache
+def reference_scores() -> dict[str, Any]:
+    """The packaged table: "human" and "random" mean scores a game, and "runs" of published agents (its "about")."""
+    text = resources.files("iris_gym.evaluation").joinpath("atari_100k_scores.json").read_text(encoding="utf-8")
+    return json.loads(text)
+
+
+def summary(env_id: str, scores: Sequence[EpisodeScore], protocol: dict[str, Any]) -> dict[str, Any]:
+    """What `scores.json` holds, of at least one episode.
+
+    The standard error of the mean is the sample's standard deviation over √n, None for one episode. `protocol` says
+    how the episodes were played (temperature, preprocessing, …) and is taken as it is.
+    """
+    returns = [score.episode_return for score in scores]
+    mean = fmean(returns)
+    return {
+        "env": env_id,
+        "episodes": [_as_dict(score) for score in scores],
+        "mean": mean,
+        "standard_error": stdev(returns) / math.sqrt(len(returns)) if len(returns) > 1 else None,
+        "human_normalized": human_normalized(env_id, mean),
+        "protocol": protocol,
+        "versions": _versions(),
+    }
+
+
+def write_scores(path: str | os.PathLike[str], summary: dict[str, Any]) -> None:
+    """Write a `summary` as JSON, atomically."""
+    write_atomically(path, (json.dumps(summary, indent=2) + "\n").encode())
+
+
+def _game(env_id: str) -> str | None:
+    """The Atari game of an id, "Pong" of `ALE/Pong-v5` and of the older `PongNoFrameskip-v4`; None of any other."""
+    name = re.fullmatch(r"(?:ALE/)?(\w+?)(?:NoFrameskip|Deterministic)?-v\d+", env_id.rpartition(":")[2])
+    return name[1] if name and is_atari(env_id) else None
+
+
+def _as_dict(score: EpisodeScore) -> dict[str, Any]:
+    return {
+        "return": score.episode_return,
+        "length": score.length,
+        "seed": score.seed,
+        "truncated": score.truncated,
+    }
+
+
+def _versions() -> dict[str, str | None]:
+    return {package: _version(package) for package in PACKAGES} | {"python": platform.python_version()}
+
+
+def _version(package: str) -> str | None:
+    """The version of an installed package; None where it runs from a source folder."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None

@@ -1,0 +1,67 @@
+"""Pure functions on tensors: returns, losses, sampling."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def unit_frames(frames: Tensor) -> Tensor:
+    """Stored frames (..., 3, 64, 64) uint8 as float32 in [0, 1], as modules exchange them."""
+    return frames.float() / 255
+
+
+def stored_frames(frames: Tensor) -> Tensor:
+    """The inverse of `unit_frames`: [0, 1] to uint8, rounded."""
+    return (frames * 255).round().to(torch.uint8)
+
+
+def sample_categorical(logits: Tensor, *, temperature: float = 1.0, generator: torch.Generator | None = None) -> Tensor:
+    """Draw one class per row of `logits` (..., C); returns int64 (...).
+
+    The class with the largest p / Exp(1) is a draw from p (the exponential form of the Gumbel-max trick). It needs no
+    check of the probabilities, so nothing waits for the device. A `temperature` of 0 takes the likeliest class.
+    """
+    if temperature == 0:
+        return logits.argmax(-1)
+    probabilities = F.softmax(logits.float() / temperature, dim=-1)
+    return (probabilities / torch.empty_like(probabilities).exponential_(generator=generator)).argmax(-1)
+
+
+def lambda_returns(rewards: Tensor, values: Tensor, ends: Tensor, *, discount: float, lambda_: float) -> Tensor:
+    """λ-returns of the steps of a trajectory (Micheli et al. 2023, equation 5).
+
+    All arguments are (B, H), `ends` bool; so is the result. With γ the discount, V the values and T the last step:
+
+        G_T = V_T,    G_t = r_t + γ (1 - end_t) [(1 - λ) V_{t+1} + λ G_{t+1}].
+
+    `rewards` and `ends` of the last step are not read.
+    """
+    returns = torch.empty_like(values)
+    returns[:, -1] = values[:, -1]
+    discounts = discount * (~ends).to(values.dtype)
+    for t in reversed(range(values.shape[1] - 1)):
+        following = (1 - lambda_) * values[:, t + 1] + lambda_ * returns[:, t + 1]
+        returns[:, t] = rewards[:, t] + discounts[:, t] * following
+    return returns
+
+
+def masked_cross_entropy(logits: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
+    """Mean cross-entropy over the targets whose `mask` is True.
+
+    `logits` (..., C), `targets` (...) int64, `mask` (...) bool. The mask becomes a class index to ignore rather than
+    an index set, whose size the host would have to wait for.
+    """
+    ignored = targets.masked_fill(~mask, -100)
+    return F.cross_entropy(logits.flatten(0, -2).float(), ignored.flatten(), ignore_index=-100)
+
+
+def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
+    """Mean of `values` where `mask` is True; both (...), at least one True."""
+    return (values * mask).sum() / mask.sum()
+
+
+def codebook_usage(token_counts: Tensor) -> tuple[Tensor, Tensor]:
+    """Perplexity of the code distribution and number of codes used, from counts (V,) of each code."""
+    probabilities = token_counts / token_counts.sum()
+    entropy = -torch.xlogy(probabilities, probabilities).sum()
+    return entropy.exp(), (token_counts > 0).sum()

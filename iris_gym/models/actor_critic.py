@@ -1,0 +1,93 @@
+"""The actor-critic: a convolutional network and an LSTM on reconstructed frames (Micheli et al. 2023, section 2.3)."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from iris_gym.functional import lambda_returns
+from iris_gym.types import FRAME_SHAPE, FRAME_SIZE, RecurrentState, Trajectory
+
+CHANNELS = (32, 32, 64, 64)
+
+
+class ActorCritic(nn.Module):
+    """Action logits and a value from what has been seen so far."""
+
+    def __init__(self, num_actions: int, *, lstm_dim: int = 512) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for in_channels, out_channels in zip((FRAME_SHAPE[0], *CHANNELS), CHANNELS, strict=False):
+            layers += [nn.Conv2d(in_channels, out_channels, 3, padding=1), nn.MaxPool2d(2), nn.ReLU()]
+        self.convolutions = nn.Sequential(*layers, nn.Flatten())
+        features = CHANNELS[-1] * (FRAME_SIZE // 2 ** len(CHANNELS)) ** 2
+        self.lstm = nn.LSTM(features, lstm_dim, batch_first=True)
+        self.actor = nn.Linear(lstm_dim, num_actions)
+        self.critic = nn.Linear(lstm_dim, 1)
+
+    def initial_state(self, batch: int) -> RecurrentState:
+        """Hidden and cell state of `batch` rows that have seen nothing."""
+        zeros = self.actor.weight.new_zeros(batch, self.lstm.hidden_size)
+        return zeros, zeros.clone()
+
+    def forward(self, frames: Tensor, state: RecurrentState) -> tuple[Tensor, Tensor, RecurrentState]:
+        """See frames (B, L, 3, 64, 64) in [0, 1] one after another.
+
+        Returns action logits (B, L, A), values (B, L) and the state after the last frame. The convolutions run over
+        all frames at once.
+        """
+        hidden, state = self._remember(self._features(frames), state)
+        return self.actor(hidden), self.critic(hidden).squeeze(-1), state
+
+    def act(self, frame: Tensor, state: RecurrentState) -> tuple[Tensor, RecurrentState]:
+        """One frame (B, 3, 64, 64): action logits (B, A) and the next state."""
+        logits, _, state = self(frame[:, None], state)
+        return logits[:, 0], state
+
+    @torch.no_grad()
+    def burn_in(self, frames: Tensor, mask: Tensor) -> RecurrentState:
+        """The state after frames (B, L, 3, 64, 64) in [0, 1]; those with a False `mask` (B, L) leave it unchanged."""
+        features = self._features(frames)
+        state = self.initial_state(frames.shape[0])
+        for t in range(frames.shape[1]):
+            _, seen = self._remember(features[:, t : t + 1], state)
+            keep = mask[:, t, None]
+            state = torch.where(keep, seen[0], state[0]), torch.where(keep, seen[1], state[1])
+        return state
+
+    def loss(
+        self, trajectory: Trajectory, state: RecurrentState, *, discount: float, lambda_: float, entropy_weight: float
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """REINFORCE with the value as baseline, squared error to the λ-returns, entropy bonus (equations 6 to 8).
+
+        `state` is the one before the trajectory's first frame. The last step only bootstraps. Gradients flow through
+        the LSTM over time and into nothing but this network.
+        """
+        logits, values, _ = self(trajectory.frames, state)
+        returns = lambda_returns(
+            trajectory.rewards, values.detach(), trajectory.ends, discount=discount, lambda_=lambda_
+        )
+        log_policy, values, returns = F.log_softmax(logits[:, :-1], -1), values[:, :-1], returns[:, :-1]
+        log_probability = log_policy.gather(-1, trajectory.actions[:, :-1, None]).squeeze(-1)
+        entropy = -(log_policy.exp() * log_policy).sum(-1).mean()
+        policy_loss = -(log_probability * (returns - values.detach())).mean()
+        value_loss = F.mse_loss(values, returns)
+        loss = policy_loss + value_loss - entropy_weight * entropy
+        metrics = {
+            "loss": loss,
+            "policy_loss": policy_loss,
+            "value_loss": value_loss,
+            "entropy": entropy,
+            "imagined_return": returns[:, 0].mean(),
+            "imagined_reward": trajectory.rewards[:, :-1].mean(),
+            "value": values.mean(),
+        }
+        return loss, {name: value.detach() for name, value in metrics.items()}
+
+    def _features(self, frames: Tensor) -> Tensor:
+        """Frames (B, L, 3, 64, 64) in [0, 1] to features (B, L, F)."""
+        return self.convolutions(2 * frames.flatten(0, 1) - 1).unflatten(0, frames.shape[:2])
+
+    def _remember(self, features: Tensor, state: RecurrentState) -> tuple[Tensor, RecurrentState]:
+        """Run the LSTM, whose own convention is a leading axis of layers for the state."""
+        hidden, (h, c) = self.lstm(features, (state[0][None].contiguous(), state[1][None].contiguous()))
+        return hidden, (h[0], c[0])

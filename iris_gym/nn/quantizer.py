@@ -1,0 +1,100 @@
+"""Vector quantisation with a codebook that follows the encoder by exponential moving averages."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True, slots=True)
+class Quantization:
+    """What a quantizer makes of encoder outputs (M, D)."""
+
+    tokens: Tensor  # (M,) int64, the nearest codes
+    codes: Tensor  # (M, D), the codes; their gradient goes straight through to the encoder outputs
+    commitment: Tensor  # scalar, mean squared distance of the encoder outputs to their (fixed) codes
+
+
+class EMAQuantizer(nn.Module):
+    """A codebook of `vocab_size` vectors, moved by averages and not by gradient.
+
+    The codebook starts from encoder outputs of the first training batch. In training every call updates running
+    counts and sums of the outputs assigned to each code, with Laplace smoothing (van den Oord et al. 2017,
+    appendix A.1), and a code that no output chose for `dead_code_threshold` updates in a row is put on a random
+    output of the current batch. A threshold of 0 leaves dead codes alone.
+    """
+
+    codebook: Tensor  # (V, D)
+    counts: Tensor  # (V,) running number of outputs a batch that chose the code
+    sums: Tensor  # (V, D) running sum of these outputs
+    idle_updates: Tensor  # (V,) int64, updates since the code was last chosen
+    initialised: Tensor  # () bool
+
+    def __init__(self, vocab_size: int, dim: int, *, decay: float = 0.99, dead_code_threshold: int = 100) -> None:
+        super().__init__()
+        self.decay = decay
+        self.dead_code_threshold = dead_code_threshold
+        self.register_buffer("codebook", torch.randn(vocab_size, dim))
+        self.register_buffer("counts", torch.ones(vocab_size))
+        self.register_buffer("sums", self.codebook.clone())
+        self.register_buffer("idle_updates", torch.zeros(vocab_size, dtype=torch.int64))
+        self.register_buffer("initialised", torch.tensor(False))
+
+    @property
+    def vocab_size(self) -> int:
+        return self.codebook.shape[0]
+
+    def forward(self, outputs: Tensor) -> Quantization:
+        """Quantize encoder outputs (M, D), and learn from them in training mode."""
+        if self.training:
+            self._start_from(outputs.detach())
+        tokens = self.nearest(outputs)
+        codes = F.embedding(tokens, self.codebook)
+        if self.training:
+            self._follow(outputs.detach(), tokens)
+        return Quantization(tokens, outputs + (codes - outputs).detach(), F.mse_loss(outputs, codes.detach()))
+
+    def nearest(self, outputs: Tensor) -> Tensor:
+        """The tokens (M,) of the codes nearest to `outputs` (M, D) by squared distance."""
+        outputs = outputs.float()
+        return (self.codebook.square().sum(1) - 2 * outputs @ self.codebook.T).argmin(1)
+
+    def embed(self, tokens: Tensor) -> Tensor:
+        """The codes (..., D) of `tokens` (...)."""
+        return F.embedding(tokens, self.codebook)
+
+    @torch.no_grad()
+    def _start_from(self, outputs: Tensor) -> None:
+        """Put every code on an output of the first batch; afterwards, nothing. No branch that waits for the device."""
+        first = ~self.initialised
+        self.codebook.copy_(torch.where(first, self._random_outputs(outputs), self.codebook))
+        self.sums.copy_(torch.where(first, self.codebook, self.sums))
+        self.initialised.fill_(True)
+
+    @torch.no_grad()
+    def _follow(self, outputs: Tensor, tokens: Tensor) -> None:
+        outputs = outputs.float()
+        counts = torch.zeros_like(self.counts).index_add_(0, tokens, torch.ones_like(tokens, dtype=torch.float32))
+        sums = torch.zeros_like(self.sums).index_add_(0, tokens, outputs)
+        self.counts.lerp_(counts, 1 - self.decay)
+        self.sums.lerp_(sums, 1 - self.decay)
+        self.idle_updates.copy_(torch.where(counts > 0, 0, self.idle_updates + 1))
+        if self.dead_code_threshold:
+            self._revive(outputs)
+        self.codebook.copy_(self.sums / self._smoothed_counts()[:, None])
+
+    def _smoothed_counts(self, epsilon: float = 1e-5) -> Tensor:
+        total = self.counts.sum()
+        return (self.counts + epsilon) / (total + self.vocab_size * epsilon) * total
+
+    def _revive(self, outputs: Tensor) -> None:
+        """Codes unused for too long start anew on random outputs, with the weight of one output a batch."""
+        dead = self.idle_updates >= self.dead_code_threshold
+        self.counts.masked_fill_(dead, 1.0)
+        self.sums.copy_(torch.where(dead[:, None], self._random_outputs(outputs), self.sums))
+        self.idle_updates.masked_fill_(dead, 0)
+
+    def _random_outputs(self, outputs: Tensor) -> Tensor:
+        rows = torch.randint(outputs.shape[0], (self.vocab_size,), device=outputs.device)
+        return outputs[rows].float()

@@ -1,0 +1,1 @@
+"""What happens over time: collecting, learning, the schedule of both, and checkpoints."""

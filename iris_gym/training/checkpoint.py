@@ -1,0 +1,194 @@
+"""Snapshots of a run on disk: JSON and safetensors, never pickle."""
+
+import json
+import os
+import shutil
+import tempfile
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as tensors_from_bytes
+from safetensors.torch import save as tensors_to_bytes
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from iris_gym.errors import UsageError
+
+FORMAT_VERSION = 1
+STATE_FILE = "state.json"
+WEIGHTS_FILE = "weights.safetensors"
+TRAINING_FILE = "training.safetensors"
+COMPLETE_FILE = "complete"
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """All that is needed to act, and to go on training, but for the replay."""
+
+    state: dict[str, Any]  # JSON: config, counters, position
+    weights: dict[str, Tensor]  # of the models, named component.parameter
+    training: dict[str, Tensor]  # optimizer moments, random states, metrics of the running epoch
+
+    def to_files(self) -> dict[str, bytes]:
+        state = {"format_version": FORMAT_VERSION, **self.state}
+        return {
+            STATE_FILE: json.dumps(state, indent=2).encode(),
+            WEIGHTS_FILE: tensors_to_bytes(self.weights),
+            TRAINING_FILE: tensors_to_bytes(self.training),
+        }
+
+    @classmethod
+    def from_files(cls, files: Mapping[str, bytes], source: str) -> "Snapshot":
+        """Parse files by name; `source` is named in errors."""
+        try:
+            state = json.loads(files[STATE_FILE])
+            version = state.pop("format_version")
+        except (KeyError, ValueError, AttributeError, TypeError) as error:
+            raise UsageError(f"{source} is no saved agent: its {STATE_FILE} is missing or damaged") from error
+        if version != FORMAT_VERSION:
+            raise UsageError(
+                f"{source} has format_version={version!r}, this iris_gym reads {FORMAT_VERSION}: "
+                "open it with the iris_gym that wrote it, or train anew"
+            )
+        try:
+            return cls(state, tensors_from_bytes(files[WEIGHTS_FILE]), tensors_from_bytes(files[TRAINING_FILE]))
+        except (KeyError, SafetensorError) as error:
+            raise UsageError(f"{source} is damaged: {error}") from error
+
+
+def write_zip(snapshot: Snapshot, path: Path) -> None:
+    """Write one file, whole or not at all."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            with zipfile.ZipFile(file, "w") as archive:
+                for name, content in snapshot.to_files().items():
+                    archive.writestr(name, content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def read_zip(path: Path) -> Snapshot:
+    """Read what `write_zip` wrote; members are stored uncompressed and only the known names are read."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            known = {STATE_FILE, WEIGHTS_FILE, TRAINING_FILE}
+            members = [info for info in archive.infolist() if info.filename in known]
+            if any(info.compress_type != zipfile.ZIP_STORED for info in members):
+                raise UsageError(f"{str(path)!r} was not written by iris_gym: its members are compressed")
+            return Snapshot.from_files({info.filename: archive.read(info) for info in members}, repr(str(path)))
+    except (zipfile.BadZipFile, OSError) as error:
+        raise UsageError(f"{str(path)!r} is no saved agent: {error}") from error
+
+
+def write_checkpoint(snapshot: Snapshot, root: Path, step: int, keep: int) -> Path:
+    """Write `root/<step>` so that a crash at any moment leaves the older checkpoints valid; keep the last `keep`.
+
+    The folder is filled under a temporary name, flushed to disk, marked complete and only then renamed.
+    """
+    root.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=root, prefix=".incomplete-"))
+    try:
+        for name, content in snapshot.to_files().items():
+            _write_durably(temporary / name, content)
+        _write_durably(temporary / COMPLETE_FILE, b"")
+        _sync_folder(temporary)
+        final = root / f"{step:010d}"
+        shutil.rmtree(final, ignore_errors=True)
+        os.rename(temporary, final)
+        _sync_folder(root)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    for old in complete_checkpoints(root)[:-keep]:
+        shutil.rmtree(old)
+    return final
+
+
+def complete_checkpoints(root: Path) -> list[Path]:
+    """The complete checkpoints below `root`, oldest first."""
+    return sorted(path.parent for path in root.glob(f"[0-9]*/{COMPLETE_FILE}"))
+
+
+def read_newest_checkpoint(root: Path) -> Snapshot | None:
+    """The newest complete checkpoint below `root`, None where there is none."""
+    checkpoints = complete_checkpoints(root)
+    if not checkpoints:
+        return None
+    folder = checkpoints[-1]
+    names = (STATE_FILE, WEIGHTS_FILE, TRAINING_FILE)
+    files = {name: (folder / name).read_bytes() for name in names if (folder / name).is_file()}
+    return Snapshot.from_files(files, repr(str(folder)))
+
+
+def module_tensors(modules: Mapping[str, nn.Module]) -> dict[str, Tensor]:
+    """Weights and buffers of several modules under `name.parameter`."""
+    return {f"{name}.{key}": value for name, module in modules.items() for key, value in module.state_dict().items()}
+
+
+def load_modules(modules: Mapping[str, nn.Module], tensors: Mapping[str, Tensor], source: str) -> None:
+    """Load `module_tensors`; a missing, unexpected or wrongly shaped tensor is refused before anything is changed."""
+    expected = module_tensors(modules)
+    for name in expected.keys() | tensors.keys():
+        if name not in tensors or name not in expected:
+            raise UsageError(f"{source} {'lacks' if name in expected else 'has an unexpected'} tensor {name!r}")
+        if tensors[name].shape != expected[name].shape:
+            raise UsageError(
+                f"{source}: tensor {name!r} has shape {tuple(tensors[name].shape)}, "
+                f"its config asks for {tuple(expected[name].shape)}"
+            )
+    with torch.no_grad():
+        for name, value in expected.items():
+            value.copy_(tensors[name])
+
+
+def optimizer_tensors(optimizers: Mapping[str, Optimizer]) -> dict[str, Tensor]:
+    """Moments and step counts under `name.index.key`. The hyperparameters come from the config."""
+    return {
+        f"{name}.{index}.{key}": value
+        for name, optimizer in optimizers.items()
+        for index, moments in optimizer.state_dict()["state"].items()
+        for key, value in moments.items()
+    }
+
+
+def load_optimizers(optimizers: Mapping[str, Optimizer], tensors: Mapping[str, Tensor]) -> None:
+    for name, optimizer in optimizers.items():
+        state: dict[int, dict[str, Tensor]] = {}
+        for full_name, value in tensors.items():
+            owner, _, rest = full_name.partition(".")
+            if owner == name:
+                index, key = rest.split(".")
+                state.setdefault(int(index), {})[key] = value
+        optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def _write_durably(path: Path, content: bytes) -> None:
+    with open(path, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_folder(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

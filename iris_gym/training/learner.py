@@ -1,0 +1,63 @@
+"""One component that learns: loss, backward, clip, step."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from iris_gym.training.losses import Loss
+from iris_gym.types import Segment
+
+
+@dataclass(frozen=True, slots=True)
+class LearnerPlan:
+    """When and on what a component learns."""
+
+    start_after: int  # epochs before its first update
+    stop_after: int | None  # its last epoch with updates; None: no end
+    updates_per_epoch: int
+    batch_size: int
+    segment_length: int
+    align: Literal["start", "end"]  # where a segment meets its uniformly drawn step; it is padded on the other side
+
+    def updates_in(self, epoch: int) -> int:
+        """Updates in `epoch`, counted from 1."""
+        if epoch <= self.start_after or (self.stop_after is not None and epoch > self.stop_after):
+            return 0
+        return self.updates_per_epoch
+
+
+class Learner:
+    """A module, its optimizer and its loss. The module is in training mode during its own updates and no others."""
+
+    def __init__(
+        self,
+        name: str,
+        module: nn.Module,
+        optimizer: Optimizer,
+        loss: Loss,
+        plan: LearnerPlan,
+        *,
+        max_gradient_norm: float,
+    ) -> None:
+        self.name = name
+        self.module = module
+        self.optimizer = optimizer
+        self.loss = loss
+        self.plan = plan
+        self.max_gradient_norm = max_gradient_norm
+        self.updates = 0
+        module.eval()
+
+    def update(self, segment: Segment) -> dict[str, Tensor]:
+        """One step on a segment; returns the loss's metrics and the gradient's norm, all still on the device."""
+        self.module.train()
+        self.optimizer.zero_grad(set_to_none=True)
+        loss, metrics = self.loss(segment)
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(self.module.parameters(), self.max_gradient_norm)
+        self.optimizer.step()
+        self.module.eval()
+        self.updates += 1
+        return metrics | {"gradient_norm": norm.detach()}

@@ -1,0 +1,40 @@
+"""The random streams of a run, apart from one another and from everybody else's."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+class RandomStreams:
+    """One generator for each use, so that one use never shifts another: predicting does not change training.
+
+    `sampling` draws segments, `collecting` and `predicting` actions in real environments, `imagining` all of the
+    dream. Dropout and dead codes draw from torch's global generator, which has no other place to be given.
+    """
+
+    def __init__(self, seed: int | None, device: torch.device) -> None:
+        sequences = np.random.SeedSequence(seed).spawn(4)
+        self.sampling = np.random.default_rng(sequences[0])
+        self.collecting, self.imagining, self.predicting = (
+            torch.Generator(device).manual_seed(int(sequence.generate_state(1)[0])) for sequence in sequences[1:]
+        )
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The states of the torch generators, and of torch's global ones; uint8 tensors."""
+        states = {name: generator.get_state() for name, generator in self._generators().items()}
+        states["global"] = torch.get_rng_state()
+        if torch.cuda.is_available():
+            states["global_cuda"] = torch.cuda.get_rng_state()
+        return states
+
+    def load_state_dict(self, states: dict[str, Tensor]) -> None:
+        """Restore what `state_dict` gave; on a device of another kind its generators begin anew."""
+        for name, generator in self._generators().items():
+            if states[name].shape == generator.get_state().shape:
+                generator.set_state(states[name])
+        torch.set_rng_state(states["global"])
+        if torch.cuda.is_available() and "global_cuda" in states:
+            torch.cuda.set_rng_state(states["global_cuda"])
+
+    def _generators(self) -> dict[str, torch.Generator]:
+        return {"collecting": self.collecting, "imagining": self.imagining, "predicting": self.predicting}

@@ -1,0 +1,88 @@
+"""Where the files of a run lie."""
+
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from iris_gym.errors import UsageError
+from iris_gym.training.checkpoint import Snapshot, read_newest_checkpoint, read_zip
+
+
+@dataclass(frozen=True, slots=True)
+class RunFolder:
+    """A folder with `config.json`, `checkpoints/`, `replay/`, `logs/`, `media/` and, once evaluated, `scores.json`."""
+
+    path: Path
+
+    @property
+    def config_file(self) -> Path:
+        return self.path / "config.json"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def replay(self) -> Path:
+        return self.path / "replay"
+
+    @property
+    def logs(self) -> Path:
+        return self.path / "logs"
+
+    @property
+    def media(self) -> Path:
+        return self.path / "media"
+
+    @property
+    def scores_file(self) -> Path:
+        return self.path / "scores.json"
+
+    @property
+    def exists(self) -> bool:
+        return self.config_file.is_file()
+
+    def check_free(self) -> None:
+        """Raise `UsageError` unless a new run can be made here."""
+        if self.exists:
+            raise UsageError(f"run_dir={str(self.path)!r} holds a run already; resume it, or choose another folder")
+        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+            raise UsageError(f"run_dir={str(self.path)!r} is in use by something else; choose a new folder")
+        nearest = next(parent for parent in (self.path, *self.path.absolute().parents) if parent.exists())
+        if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+            raise UsageError(f"run_dir={str(self.path)!r} cannot be made: {str(nearest)!r} is no writable folder")
+
+    def check_run(self) -> None:
+        """Raise `UsageError` unless this is a run folder."""
+        if not self.exists:
+            raise UsageError(f"run={str(self.path)!r} is no run folder: it has no {self.config_file.name}")
+
+    def create(self, config: dict[str, Any]) -> None:
+        self.path.mkdir(parents=True, exist_ok=True)
+        self.config_file.write_text(json.dumps(config, indent=2) + "\n")
+
+    def clear(self) -> None:
+        """Remove what an earlier run, which saved nothing complete, left here."""
+        for folder in (self.checkpoints, self.replay, self.logs, self.media):
+            shutil.rmtree(folder, ignore_errors=True)
+        self.config_file.unlink(missing_ok=True)
+
+
+def read_snapshot(path: str | Path) -> Snapshot:
+    """What a saved file, or the newest checkpoint of a run folder, holds. Raises `UsageError` where there is none."""
+    path = Path(path)
+    if path.is_dir():
+        run = RunFolder(path)
+        run.check_run()
+        snapshot = read_newest_checkpoint(run.checkpoints)
+        if snapshot is None:
+            raise UsageError(f"run={str(path)!r} has no complete checkpoint yet")
+        return snapshot
+    if not path.exists() and not path.suffix:
+        path = path.with_name(path.name + ".zip")
+    if not path.exists():
+        raise UsageError(f"run={str(path)!r} does not exist; give a run folder or a saved zip")
+    return read_zip(path)

@@ -1,0 +1,218 @@
+"""The schedule: what is done in which order, as a generator of events."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from iris_gym.data.replay import Replay
+from iris_gym.functional import codebook_usage
+from iris_gym.training.collector import Collector, Step
+from iris_gym.training.learner import Learner
+
+
+@dataclass(frozen=True, slots=True)
+class CollectionStarted:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class StepTaken:
+    step: Step
+
+
+@dataclass(frozen=True, slots=True)
+class CollectionEnded:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateDone:
+    component: str
+
+
+@dataclass(frozen=True, slots=True)
+class EpochEnded:
+    epoch: int  # counted from 1
+    metrics: dict[str, float]  # means over the epoch, named component/metric
+
+
+Event = CollectionStarted | StepTaken | CollectionEnded | UpdateDone | EpochEnded
+
+
+@dataclass(slots=True)
+class Position:
+    """Where a run stands. Data, so that it can be saved and a run goes on from anywhere."""
+
+    epoch: int = 1
+    phase: int = 0  # 0 collects; phase i is the i-th learner's; the one after the last evaluates
+    done: int = 0  # environment steps or updates done in the phase
+
+
+class Trainer:
+    """Collect, then let each component learn, epoch after epoch (Micheli et al. 2023, algorithm 1).
+
+    An epoch collects `env_steps_per_epoch` environment steps until `max_env_steps` have been collected in all; every
+    `eval_interval` epochs `evaluate` contributes metrics. `generator` draws the segments.
+    """
+
+    def __init__(
+        self,
+        collector: Collector | None,
+        learners: Sequence[Learner],
+        replay: Replay,
+        *,
+        env_steps_per_epoch: int,
+        max_env_steps: int,
+        total_epochs: int,
+        generator: np.random.Generator,
+        evaluate: Callable[[], dict[str, float]] | None = None,
+        eval_interval: int = 0,
+    ) -> None:
+        self.collector = collector
+        self.learners = learners
+        self.replay = replay
+        self.env_steps_per_epoch = env_steps_per_epoch
+        self.max_env_steps = max_env_steps
+        self.total_epochs = total_epochs
+        self.generator = generator
+        self.evaluate = evaluate
+        self.eval_interval = eval_interval
+        self.position = Position()
+        self.env_steps = 0
+        self.metrics = MeanMetrics()
+
+    def run(self, target: int) -> Iterator[Event]:
+        """Go on until `target` environment steps were collected in all, and the epoch they fall in was trained.
+
+        Only where `target` reaches `max_env_steps` does training go on without collecting, to `total_epochs`.
+        """
+        while not self._finished(target):
+            for phase in range(self.position.phase, len(self.learners) + 2):
+                self.position.phase = phase
+                yield from self._phase(phase, target)
+                self.position.done = 0
+            yield self._end_epoch()
+
+    def remaining(self, target: int) -> dict[str, int]:
+        """Environment steps (`collect`) and updates of each component that `run(target)` still has before it."""
+        target = min(target, self.max_env_steps)
+        epochs = self._epochs_before(target)
+        counts = {"collect": max(target - self.env_steps, 0)}
+        for index, learner in enumerate(self.learners, 1):
+            updates = sum(learner.plan.updates_in(epoch) for epoch in epochs)
+            if self.position.phase > index:
+                updates -= learner.plan.updates_in(self.position.epoch)
+            elif self.position.phase == index:
+                updates -= self.position.done
+            counts[learner.name] = max(updates, 0)
+        return counts
+
+    def epochs_left(self, target: int) -> int:
+        """How many epochs, this one included, `run(target)` still goes through."""
+        return len(self._epochs_before(min(target, self.max_env_steps)))
+
+    @property
+    def progress(self) -> int:
+        """Environment steps and updates done in all; grows with everything that changes a run."""
+        return self.env_steps + sum(learner.updates for learner in self.learners)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Counters and position, ready for JSON. The tensors of the running epoch's `metrics` are kept apart."""
+        return {
+            "position": asdict(self.position),
+            "env_steps": self.env_steps,
+            "updates": {learner.name: learner.updates for learner in self.learners},
+            "metric_counts": self.metrics.counts,
+        }
+
+    def load_state_dict(self, state: dict[str, Any], metric_sums: dict[str, Tensor]) -> None:
+        self.position = Position(**state["position"])
+        self.env_steps = state["env_steps"]
+        self.metrics = MeanMetrics(metric_sums, state["metric_counts"])
+        for learner in self.learners:
+            learner.updates = state["updates"][learner.name]
+
+    def _finished(self, target: int) -> bool:
+        if self.position.phase > 0 or self.position.done > 0:
+            return False
+        if self.env_steps < min(target, self.max_env_steps):
+            return False
+        return target < self.max_env_steps or self.position.epoch > self.total_epochs
+
+    def _epochs_before(self, target: int) -> range:
+        """The epochs that `run` still goes through, for a `target` within `max_env_steps`."""
+        if self._finished(target):
+            return range(0)
+        in_this_epoch = self.env_steps_per_epoch - self.position.done if self.position.phase == 0 else 0
+        steps_after_it = max(target - self.env_steps - in_this_epoch, 0)
+        last = self.position.epoch + -(-steps_after_it // self.env_steps_per_epoch)
+        if target == self.max_env_steps:
+            last = max(last, self.total_epochs)
+        return range(self.position.epoch, last + 1)
+
+    def _phase(self, phase: int, target: int) -> Iterator[Event]:
+        if phase == 0:
+            yield from self._collect(min(target, self.max_env_steps))
+        elif phase <= len(self.learners):
+            yield from self._learn(self.learners[phase - 1])
+        elif self.evaluate and self.eval_interval and self.position.epoch % self.eval_interval == 0:
+            self.metrics.add("evaluation", {name: torch.tensor(value) for name, value in self.evaluate().items()})
+
+    def _collect(self, target: int) -> Iterator[Event]:
+        if self.env_steps >= target or self.position.done >= self.env_steps_per_epoch:
+            return
+        assert self.collector is not None, "nothing can be collected without an environment"
+        self.collector.begin()
+        yield CollectionStarted()
+        while self.position.done < self.env_steps_per_epoch and self.env_steps < target:
+            step = self.collector.step()
+            self.position.done += len(step.dones)
+            self.env_steps += len(step.dones)
+            yield StepTaken(step)
+        yield CollectionEnded()
+
+    def _learn(self, learner: Learner) -> Iterator[Event]:
+        plan = learner.plan
+        while self.position.done < plan.updates_in(self.position.epoch):
+            segment = self.replay.sample_segments(
+                plan.batch_size, plan.segment_length, generator=self.generator, align=plan.align
+            )
+            self.metrics.add(learner.name, learner.update(segment))
+            self.position.done += 1
+            yield UpdateDone(learner.name)
+
+    def _end_epoch(self) -> EpochEnded:
+        event = EpochEnded(self.position.epoch, self.metrics.summary())
+        self.position = Position(self.position.epoch + 1)
+        self.metrics = MeanMetrics()
+        return event
+
+
+class MeanMetrics:
+    """Running means of tensors by name. They stay on the device until `summary` fetches them, once an epoch."""
+
+    def __init__(self, sums: dict[str, Tensor] | None = None, counts: dict[str, int] | None = None) -> None:
+        self.sums = dict(sums or {})
+        self.counts = dict(counts or {})
+
+    def add(self, group: str, metrics: dict[str, Tensor]) -> None:
+        for metric, value in metrics.items():
+            name = f"{group}/{metric}"
+            self.sums[name] = self.sums[name] + value if name in self.sums else value.clone()
+            self.counts[name] = self.counts.get(name, 0) + 1
+
+    def summary(self) -> dict[str, float]:
+        """The means; code counts become the codebook's perplexity and its active codes over the epoch."""
+        summary = {}
+        for name, total in self.sums.items():
+            if name.endswith("/token_counts"):
+                perplexity, active = codebook_usage(total)
+                summary["codebook/perplexity"] = float(perplexity)
+                summary["codebook/active_codes"] = float(active)
+            else:
+                summary[name] = float(total) / self.counts[name]
+        return summary

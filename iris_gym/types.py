@@ -1,0 +1,46 @@
+"""The small types that travel between the floors.
+
+Letters in shapes: B rows of a batch, L timesteps of a segment, H timesteps of an imagined rollout, K tokens a frame.
+Frames are uint8 where they are stored and float32 in [0, 1] between modules.
+"""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+FRAME_SIZE = 64
+FRAME_SHAPE = (3, FRAME_SIZE, FRAME_SIZE)
+"""A frame: RGB, channels first, 64×64 (Micheli et al. 2023, appendix A)."""
+
+RecurrentState = tuple[Tensor, Tensor]
+"""(hidden, cell) of the actor-critic's LSTM, each (B, lstm_dim) float32."""
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """Consecutive real transitions, padded on one side where an episode is shorter."""
+
+    frames: Tensor  # (B, L, 3, 64, 64) uint8; zeros where padded
+    actions: Tensor  # (B, L) int64
+    rewards: Tensor  # (B, L) float32
+    ends: Tensor  # (B, L) bool; True where the episode terminated. Truncation is no end.
+    mask: Tensor  # (B, L) bool; False where padded
+
+
+@dataclass(frozen=True, slots=True)
+class DreamStep:
+    """What the world model answers to one action."""
+
+    frame: Tensor  # (B, 3, 64, 64) float32 in [0, 1]
+    reward: Tensor  # (B,) float32, one of -1, 0, 1
+    end: Tensor  # (B,) bool
+
+
+@dataclass(frozen=True, slots=True)
+class Trajectory:
+    """An imagined rollout. Its last step only bootstraps: action, reward and end there are zeros that no loss reads."""
+
+    frames: Tensor  # (B, H, 3, 64, 64) float32 in [0, 1], what the actor saw
+    actions: Tensor  # (B, H) int64
+    rewards: Tensor  # (B, H) float32
+    ends: Tensor  # (B, H) bool

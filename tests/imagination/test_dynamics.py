@@ -1,0 +1,206 @@
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from iris_gym.errors import UsageError
+from iris_gym.imagination.dynamics import DreamState, Dynamics
+from iris_gym.models.tokenizer import Tokenizer
+from iris_gym.models.world_model import WorldModel
+from iris_gym.nn.convnet import strided_decoder, strided_encoder
+from iris_gym.nn.quantizer import EMAQuantizer
+
+VOCAB, ACTIONS, K, TIMESTEPS = 9, 3, 4, 3
+
+
+def dynamics(*, timesteps: int = TIMESTEPS, temperature: float = 0.0, **changes) -> Dynamics:
+    """A tiny dream, greedy unless asked, whose weights are large enough that frames differ."""
+    torch.manual_seed(0)
+    tokenizer = Tokenizer(
+        strided_encoder(8, 5, 6), strided_decoder(8, 5, 6), EMAQuantizer(VOCAB, 6), commitment_weight=0.25
+    )
+    world_model = WorldModel(
+        vocab_size=VOCAB,
+        num_actions=ACTIONS,
+        tokens_per_frame=K,
+        timesteps=timesteps,
+        embed_dim=16,
+        layers=2,
+        heads=2,
+        dropout=0.5,
+    )
+    for name, parameter in world_model.named_parameters():
+        if parameter.ndim > 1:
+            nn.init.normal_(parameter, std=2.0 if "embedding" in name else 1.0)
+    return Dynamics(tokenizer.eval(), world_model.eval(), temperature=temperature, **changes)
+
+
+def first_tokens(batch: int, seed: int = 0) -> torch.Tensor:
+    return torch.randint(VOCAB, (batch, K), generator=torch.Generator().manual_seed(seed))
+
+
+def some_actions(steps: int, batch: int, seed: int = 0) -> torch.Tensor:
+    return torch.randint(ACTIONS, (steps, batch), generator=torch.Generator().manual_seed(seed))
+
+
+def dream(model: Dynamics, state: DreamState, actions: torch.Tensor, **arguments):
+    """Tokens (S, B, K), rewards (S, B) and ends (S, B) of a dream through actions (S, B), and the last state."""
+    tokens, rewards, ends = [], [], []
+    for action in actions:
+        state, step = model.step(state, action, **arguments)
+        tokens.append(state.frame_tokens[:, -1])
+        rewards.append(step.reward)
+        ends.append(step.end)
+    return (torch.stack(tokens), torch.stack(rewards), torch.stack(ends)), state
+
+
+@torch.no_grad()
+def greedy_dream_without_cache(model: Dynamics, tokens: torch.Tensor, actions: torch.Tensor):
+    """The same as `dream` with temperature 0, but everything in the context is read again for every single token."""
+    world_model = model.world_model
+    frames, taken, outputs = [tokens], [], ([], [], [])
+    for action in actions:
+        if len(frames) == world_model.timesteps:
+            keep = model.overflow_context
+            frames, taken = frames[-keep:], taken[len(taken) - (keep - 1) :]
+        taken.append(action)
+        next_frame = torch.zeros_like(tokens)
+        for index in range(K):
+            unread = torch.zeros_like(action)
+            predictions = world_model(torch.stack([*frames, next_frame], 1), torch.stack([*taken, unread], 1))
+            next_frame[:, index] = predictions.frame_tokens[:, len(frames) * K - 1 + index].argmax(-1)
+        at_action = len(frames) - 1
+        frames.append(next_frame)
+        outputs[0].append(next_frame)
+        outputs[1].append(predictions.rewards[:, at_action].argmax(-1).float() - 1)
+        outputs[2].append(predictions.ends[:, at_action].argmax(-1).bool())
+    return tuple(torch.stack(column) for column in outputs)
+
+
+def assert_same_dream(actual, expected) -> None:
+    for name, one, other in zip(("tokens", "rewards", "ends"), actual, expected, strict=True):
+        assert torch.equal(one, other), name
+
+
+@pytest.mark.parametrize(("timesteps", "overflow_context"), [(3, 1), (3, 2), (5, 1), (5, 2), (5, 4)])
+def test_a_cached_dream_equals_one_that_reads_everything_again(timesteps, overflow_context):
+    model = dynamics(timesteps=timesteps, overflow_context=overflow_context)
+    tokens, actions = first_tokens(3), some_actions(12, 3)
+    actual, _ = dream(model, model.start_from_tokens(tokens), actions)
+    assert_same_dream(actual, greedy_dream_without_cache(model, tokens, actions))
+    assert len(actual[0].flatten(0, 1).unique(dim=0)) > 12  # a dream that stands still would prove nothing
+
+
+@given(steps=st.integers(0, 9), overflow_context=st.integers(1, 3), seed=st.integers(0, 99))
+@settings(deadline=None, max_examples=20)
+def test_after_an_overflow_the_dream_is_one_started_from_the_kept_frames_and_actions(steps, overflow_context, seed):
+    model = dynamics(timesteps=4, overflow_context=overflow_context)
+    _, state = dream(model, model.start_from_tokens(first_tokens(2, seed)), some_actions(3 + steps, 2, seed))
+    while state.cache.longest + model.world_model.tokens_per_step <= state.cache.capacity:
+        state, _ = model.step(state, torch.zeros(2, dtype=torch.int64))
+    assert state.frame_tokens.shape == (2, overflow_context, K)
+    assert state.actions.shape == (2, overflow_context - 1)
+    cache = model.world_model.transformer.empty_cache(2)
+    with torch.no_grad():
+        model.world_model.read_frames(state.frame_tokens, state.actions, cache)
+    fresh = DreamState(state.frame_tokens, state.actions, cache)
+    actions = some_actions(3, 2, seed + 1)
+    assert_same_dream(dream(model, state, actions)[0], dream(model, fresh, actions)[0])
+
+
+def test_the_cache_holds_all_but_the_current_frames_last_token_and_starts_over_when_full():
+    model = dynamics(overflow_context=2)
+    state, lengths = model.start_from_tokens(first_tokens(2)), []
+    for action in some_actions(6, 2):
+        lengths.append(state.cache.lengths.tolist())
+        state, _ = model.step(state, action)
+    # frames read: 1, 2, 3, and then 2 kept and 1 new, again and again
+    assert lengths == [[length] * 2 for length in (3, 8, 13, 13, 13, 13)]
+
+
+def test_rows_at_different_lengths_overflow_independently():
+    model = dynamics(timesteps=4, overflow_context=2)
+    old, fresh, actions = first_tokens(3, seed=1), first_tokens(1, seed=2), some_actions(10, 3)
+    first, state = dream(model, model.start_from_tokens(old), actions[:3])
+    late = model.start_from_tokens(fresh)
+    state.cache.put(torch.tensor([1]), late.cache)
+    state.frame_tokens[1, -1] = fresh[0]
+    rest, _ = dream(model, state, actions[3:])
+    whole = [torch.cat(parts) for parts in zip(first, rest, strict=True)]
+    alone, _ = dream(model, model.start_from_tokens(old), actions)
+    assert_same_dream([column[:, [0, 2]] for column in whole], [column[:, [0, 2]] for column in alone])
+    anew, _ = dream(model, late, actions[3:, 1:2])
+    assert_same_dream([column[:, [1]] for column in rest], anew)
+
+
+def test_a_clone_branches_a_dream():
+    model = dynamics()
+    _, state = dream(model, model.start_from_tokens(first_tokens(2)), some_actions(2, 2))
+    branch = state.clone()
+    left, right = some_actions(5, 2, seed=5), some_actions(5, 2, seed=6)
+    expected = [
+        dream(model, dream(model, model.start_from_tokens(first_tokens(2)), some_actions(2, 2))[1], actions)[0]
+        for actions in (left, right)
+    ]
+    assert_same_dream(dream(model, state, left)[0], expected[0])
+    assert_same_dream(dream(model, branch, right)[0], expected[1])
+
+
+def test_a_step_takes_one_transformer_pass_a_token(monkeypatch):
+    model = dynamics(timesteps=6)
+    state, passes = model.start_from_tokens(first_tokens(2)), []
+    transformer = model.world_model.transformer
+    read = transformer.forward_cached
+    monkeypatch.setattr(
+        transformer, "forward_cached", lambda x, cache: (passes.append(x.shape[1]), read(x, cache))[1]
+    )
+    for action in some_actions(2, 2):
+        state, _ = model.step(state, action)
+    assert passes == [2, 1, 1, 1] * 2  # the last frame token and the action, then K - 1 tokens
+
+
+def test_a_dream_starts_at_the_reconstruction_of_its_frames():
+    model = dynamics()
+    frames = torch.rand(2, 3, 64, 64)
+    state = model.start(frames)
+    assert torch.equal(state.frame_tokens[:, 0], model.tokenizer.encode(frames))
+    assert torch.equal(model.decode(state), model.tokenizer.reconstruct(frames))
+
+
+def test_a_step_answers_with_a_frame_a_reward_class_and_an_end():
+    model = dynamics(temperature=1.0)
+    state, seen = model.start_from_tokens(first_tokens(4)), []
+    for action in some_actions(6, 4):
+        state, step = model.step(state, action)
+        seen += step.reward.tolist()
+        assert step.frame.shape == (4, 3, 64, 64)
+        assert 0 <= step.frame.min() <= step.frame.max() <= 1
+        assert step.reward.dtype == torch.float32
+        assert step.end.dtype == torch.bool
+        assert torch.equal(step.frame, model.decode(state))
+    assert set(seen) == {-1.0, 0.0, 1.0}
+
+
+def test_dreams_have_no_gradient():
+    model = dynamics()
+    state, step = model.step(model.start_from_tokens(first_tokens(1)), torch.tensor([0]))
+    assert not step.frame.requires_grad
+    assert not state.cache.keys.requires_grad
+
+
+def test_a_seed_repeats_a_sampled_dream_and_the_global_generator_is_untouched():
+    model, actions = dynamics(temperature=1.0), some_actions(6, 3)
+    state, dreams = torch.get_rng_state(), []
+    for seed in (1, 1, 2):
+        source = torch.Generator().manual_seed(seed)
+        dreams.append(dream(model, model.start_from_tokens(first_tokens(3)), actions, generator=source)[0])
+    assert_same_dream(dreams[0], dreams[1])
+    assert not torch.equal(dreams[0][0], dreams[2][0])
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("overflow_context", [0, TIMESTEPS])
+def test_an_overflow_context_that_leaves_no_room_is_refused(overflow_context):
+    with pytest.raises(UsageError, match=f"overflow_context={overflow_context} must lie between 1 and 2"):
+        dynamics(overflow_context=overflow_context)

@@ -1,0 +1,167 @@
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from iris_gym.models.actor_critic import ActorCritic
+from iris_gym.types import Trajectory
+
+
+def actor_critic(num_actions: int = 3, lstm_dim: int = 8) -> ActorCritic:
+    torch.manual_seed(0)
+    return ActorCritic(num_actions, lstm_dim=lstm_dim)
+
+
+def frames(*leading: int, seed: int = 0) -> torch.Tensor:
+    return torch.rand(*leading, 3, 64, 64, generator=torch.Generator().manual_seed(seed))
+
+
+def constant_actor_critic(probabilities: list[float], value: float) -> ActorCritic:
+    """A network with this policy and value whatever it sees."""
+    model = actor_critic(len(probabilities))
+    nn.init.zeros_(model.actor.weight)
+    nn.init.zeros_(model.critic.weight)
+    model.actor.bias.data.copy_(torch.tensor(probabilities).log())
+    nn.init.constant_(model.critic.bias, value)
+    return model
+
+
+def tiny_trajectory(last_action: int = 0, last_reward: float = 0.0, last_end: bool = False) -> Trajectory:
+    return Trajectory(
+        frames=frames(1, 3),
+        actions=torch.tensor([[0, 1, last_action]]),
+        rewards=torch.tensor([[1.0, 0.0, last_reward]]),
+        ends=torch.tensor([[False, True, last_end]]),
+    )
+
+
+def loss_of(model: ActorCritic, trajectory: Trajectory, **changes):
+    state = model.initial_state(len(trajectory.actions))
+    return model.loss(trajectory, state, **({"discount": 0.5, "lambda_": 0.5, "entropy_weight": 0.1} | changes))
+
+
+def test_the_paper_size_has_3_217_957_parameters():
+    assert sum(parameter.numel() for parameter in ActorCritic(4).parameters()) == 3_217_957
+
+
+def test_shapes():
+    model = actor_critic()
+    state = model.initial_state(2)
+    assert not any(part.any() for part in state)
+    logits, values, (hidden, cell) = model(frames(2, 5), state)
+    assert logits.shape == (2, 5, 3)
+    assert values.shape == (2, 5)
+    assert hidden.shape == cell.shape == (2, 8)
+
+
+@torch.no_grad()
+def test_pixels_are_scaled_to_minus_one_to_one():
+    model, seen = actor_critic(), []
+    model.convolutions.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0]))
+    model.act(torch.stack((torch.zeros(3, 64, 64), torch.ones(3, 64, 64))), model.initial_state(2))
+    assert seen[0][0].unique().tolist() == [-1]
+    assert seen[0][1].unique().tolist() == [1]
+
+
+@torch.no_grad()
+def test_seeing_frames_at_once_equals_acting_on_one_after_another():
+    model, seen = actor_critic(), frames(2, 5)
+    logits, _, (hidden, cell) = model(seen, model.initial_state(2))
+    state = model.initial_state(2)
+    for t in range(5):
+        step_logits, state = model.act(seen[:, t], state)
+        torch.testing.assert_close(step_logits, logits[:, t])
+    torch.testing.assert_close(state, (hidden, cell))
+
+
+@torch.no_grad()
+def test_burn_in_over_unmasked_frames_is_the_state_after_seeing_them():
+    model, seen = actor_critic(), frames(2, 4)
+    expected = model(seen, model.initial_state(2))[2]
+    torch.testing.assert_close(model.burn_in(seen, torch.ones(2, 4, dtype=torch.bool)), expected)
+
+
+@given(mask=st.lists(st.lists(st.booleans(), min_size=4, max_size=4), min_size=1, max_size=3))
+@settings(deadline=None, max_examples=15)
+@torch.no_grad()
+def test_masked_frames_leave_the_state_unchanged(mask):
+    model, seen = actor_critic(), frames(len(mask), 4)
+    state = model.burn_in(seen, torch.tensor(mask))
+    for row, kept in enumerate(mask):
+        alone = model.initial_state(1)
+        for t in range(4):
+            if kept[t]:
+                _, alone = model.act(seen[row : row + 1, t], alone)
+        torch.testing.assert_close((state[0][row : row + 1], state[1][row : row + 1]), alone)
+
+
+def test_burn_in_has_no_gradient():
+    model = actor_critic()
+    state = model.burn_in(frames(1, 2), torch.ones(1, 2, dtype=torch.bool))
+    assert not any(part.requires_grad for part in state)
+
+
+def test_burn_in_on_no_frames_is_the_initial_state():
+    model = actor_critic()
+    state = model.burn_in(frames(2, 0), torch.ones(2, 0, dtype=torch.bool))
+    torch.testing.assert_close(state, model.initial_state(2))
+
+
+# The loss
+
+
+def test_loss_of_a_hand_computed_trajectory():
+    # V = 2 everywhere. The end cuts G1 = 0; G0 = 1 + 0.5 (0.5 · 2 + 0.5 · 0) = 1.5. Advantages -0.5 and -2.
+    loss, metrics = loss_of(constant_actor_critic([0.25, 0.75], 2.0), tiny_trajectory())
+    policy_loss = -(math.log(0.25) * -0.5 + math.log(0.75) * -2) / 2
+    entropy = -(0.25 * math.log(0.25) + 0.75 * math.log(0.75))
+    assert metrics["policy_loss"].item() == pytest.approx(policy_loss)
+    assert metrics["value_loss"].item() == pytest.approx((0.25 + 4) / 2)
+    assert metrics["entropy"].item() == pytest.approx(entropy)
+    assert loss.item() == pytest.approx(policy_loss + 2.125 - 0.1 * entropy)
+    assert metrics["loss"].item() == loss.item()
+    assert metrics["imagined_return"].item() == pytest.approx(1.5)
+    assert metrics["imagined_reward"].item() == pytest.approx(0.5)
+    assert metrics["value"].item() == pytest.approx(2.0)
+    assert not any(value.requires_grad for value in metrics.values())
+
+
+def test_the_last_step_only_bootstraps():
+    model = actor_critic(2)
+    expected, actual = loss_of(model, tiny_trajectory()), loss_of(model, tiny_trajectory(1, 100.0, True))
+    assert expected[0].item() == actual[0].item()
+    assert expected[1] == actual[1]
+
+
+def test_a_good_action_becomes_likelier_and_the_value_moves_to_the_return():
+    model = constant_actor_critic([0.5, 0.5], 0.0)
+    trajectory = Trajectory(frames(1, 2), torch.tensor([[1, 0]]), torch.tensor([[1.0, 0.0]]), torch.zeros(1, 2).bool())
+    loss_of(model, trajectory, entropy_weight=0.0)[0].backward()
+    assert model.actor.bias.grad.tolist() == pytest.approx([0.5, -0.5])
+    assert model.critic.bias.grad.item() == pytest.approx(-2.0)  # d/dV (V - 1)²
+
+
+def test_returns_and_baseline_pass_no_gradient():
+    # With an advantage of 0 and no entropy bonus the policy stands still, though its loss reads V.
+    model = constant_actor_critic([0.25, 0.75], 1.0)
+    trajectory = Trajectory(frames(1, 2), torch.tensor([[1, 0]]), torch.tensor([[0.5, 0.0]]), torch.zeros(1, 2).bool())
+    loss_of(model, trajectory, entropy_weight=0.0)[0].backward()
+    assert not any(parameter.grad.any() for parameter in model.parameters())
+
+
+def test_the_entropy_bonus_flattens_the_policy():
+    model = constant_actor_critic([0.25, 0.75], 1.0)
+    trajectory = Trajectory(frames(1, 2), torch.tensor([[1, 0]]), torch.tensor([[0.5, 0.0]]), torch.zeros(1, 2).bool())
+    loss_of(model, trajectory)[0].backward()
+    assert model.actor.bias.grad[0] < 0 < model.actor.bias.grad[1]
+
+
+def test_gradients_flow_through_the_lstm_over_time():
+    model = actor_critic()
+    seen = frames(1, 4).requires_grad_()
+    logits, _, _ = model(seen, model.initial_state(1))
+    logits[:, -1].square().sum().backward()
+    assert (seen.grad.flatten(2).abs().sum(-1) > 0).all()

@@ -1,0 +1,120 @@
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from iris_gym.models.tokenizer import Tokenizer
+from iris_gym.nn.convnet import strided_decoder, strided_encoder
+from iris_gym.nn.quantizer import EMAQuantizer
+
+
+class MeanOfPatches(nn.Module):
+    """One channel: the mean of every 16×16 patch."""
+
+    def forward(self, pixels):
+        return F.avg_pool2d(pixels.mean(1, keepdim=True), 16)
+
+
+class FlatPatches(nn.Module):
+    """Three equal channels: every 16×16 patch in one colour."""
+
+    def forward(self, codes):
+        return F.interpolate(codes.expand(-1, 3, -1, -1), scale_factor=16)
+
+
+def patch_tokenizer(*codes: float, commitment_weight: float = 0.25) -> Tokenizer:
+    """A tokenizer that can be computed by hand: grey patches with these values on the [-1, 1] scale as codes."""
+    quantizer = EMAQuantizer(len(codes), 1)
+    quantizer.codebook.copy_(torch.tensor(codes)[:, None])
+    quantizer.initialised.fill_(True)
+    return Tokenizer(MeanOfPatches(), FlatPatches(), quantizer, commitment_weight=commitment_weight).eval()
+
+
+def small_tokenizer(downsamplings: int = 4) -> Tokenizer:
+    torch.manual_seed(0)
+    encoder, decoder = strided_encoder(8, downsamplings, 6), strided_decoder(8, downsamplings, 6)
+    return Tokenizer(encoder, decoder, EMAQuantizer(11, 6), commitment_weight=0.25)
+
+
+@pytest.mark.parametrize("leading", [(2,), (2, 3), (1, 2, 3), (2, 0)])
+@pytest.mark.parametrize(("downsamplings", "tokens"), [(3, 64), (4, 16), (5, 4)])
+@torch.no_grad()
+def test_encode_and_decode_keep_the_leading_axes(leading, downsamplings, tokens):
+    tokenizer = small_tokenizer(downsamplings)
+    encoded = tokenizer.encode(torch.rand(*leading, 3, 64, 64))
+    assert encoded.shape == (*leading, tokens)
+    assert encoded.dtype == torch.int64
+    assert ((encoded >= 0) & (encoded < 11)).all()
+    assert tokenizer.decode(encoded).shape == (*leading, 3, 64, 64)
+
+
+def test_tokens_are_row_major():
+    tokenizer = patch_tokenizer(*(value / 8 - 1 for value in range(16)))
+    patches = (torch.arange(16.0) / 16).view(1, 1, 4, 4).expand(1, 3, 4, 4)
+    frame = F.interpolate(patches, scale_factor=16)
+    assert tokenizer.encode(frame).tolist() == [list(range(16))]
+    torch.testing.assert_close(tokenizer.decode(tokenizer.encode(frame)), frame)
+    torch.testing.assert_close(tokenizer.reconstruct(frame), frame)
+
+
+def test_encode_and_the_loss_agree_on_tokens():
+    tokenizer, frames = small_tokenizer().eval(), torch.rand(3, 3, 64, 64)
+    counts = tokenizer.loss(frames)[1]["token_counts"]
+    assert torch.equal(counts, tokenizer.encode(frames).flatten().bincount(minlength=11).float())
+
+
+def test_decoded_frames_are_clamped_but_the_loss_sees_what_lies_beyond():
+    tokenizer = patch_tokenizer(-3.0, 3.0)
+    decoded = tokenizer.decode(torch.tensor([[0] * 8 + [1] * 8]))
+    assert decoded.unique().tolist() == [0, 1]
+    # the output 1 becomes the code 3: an error of 2 in [-1, 1] and of 1 in [0, 1]
+    metrics = tokenizer.loss(torch.ones(1, 3, 64, 64))[1]
+    assert metrics["reconstruction_loss"].item() == pytest.approx(1.0)
+
+
+def test_loss_of_a_hand_computed_frame():
+    # Pixels 0.75 are 0.5 in [-1, 1] and take the code 1: squared errors 0.25 there, 0.0625 in [0, 1].
+    tokenizer = patch_tokenizer(-1.0, 1.0, commitment_weight=0.5)
+    loss, metrics = tokenizer.loss(torch.full((2, 3, 64, 64), 0.75))
+    assert loss.item() == pytest.approx(0.25 + 0.5 * 0.25)
+    assert metrics["loss"].item() == loss.item()
+    assert metrics["reconstruction_loss"].item() == pytest.approx(0.0625)
+    assert metrics["commitment_loss"].item() == pytest.approx(0.25)
+    assert metrics["token_counts"].tolist() == [0, 32]
+    assert not any(value.requires_grad for value in metrics.values())
+
+
+def test_the_loss_trains_encoder_and_decoder():
+    tokenizer = small_tokenizer()
+    tokenizer.loss(torch.rand(2, 3, 64, 64))[0].backward()
+    for name, parameter in tokenizer.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.abs().sum() > 0, name
+
+
+def test_only_training_moves_the_codebook():
+    tokenizer, frames = small_tokenizer(), torch.rand(2, 3, 64, 64)
+    before = tokenizer.quantizer.codebook.clone()
+    tokenizer.eval()
+    tokenizer.loss(frames)
+    tokenizer.reconstruct(frames)
+    assert torch.equal(tokenizer.quantizer.codebook, before)
+    tokenizer.train()
+    tokenizer.encode(frames)
+    assert torch.equal(tokenizer.quantizer.codebook, before)
+    tokenizer.loss(frames)
+    assert not torch.equal(tokenizer.quantizer.codebook, before)
+
+
+def test_training_lowers_the_reconstruction_loss():
+    tokenizer = small_tokenizer()
+    frames = torch.rand(8, 3, 1, 1, generator=torch.Generator().manual_seed(0)).expand(-1, -1, 64, 64)
+    optimizer = torch.optim.Adam(tokenizer.parameters(), 3e-3)
+    history = []
+    for _ in range(50):
+        loss, metrics = tokenizer.loss(frames)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        history.append(metrics["reconstruction_loss"].item())
+    assert history[-1] < 0.6 * history[0]
