@@ -2,6 +2,7 @@
 
 import time
 import warnings
+import weakref
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -73,7 +74,7 @@ class IRISAgent(BaseAlgorithm):
         UsageError: a value cannot be used; the message names it and what would do. Nothing was created.
     """
 
-    policy: IRISPolicy  # type: ignore[assignment]
+    policy: IRISPolicy
 
     def __init__(
         self,
@@ -91,19 +92,20 @@ class IRISAgent(BaseAlgorithm):
     ) -> None:
         if policy != "IRISPolicy":
             raise UsageError(f"policy={policy!r} is unknown; IRIS has the one policy 'IRISPolicy'")
+        seed = checked_seed(seed)
         chosen_device = choose_device(device)
         self.config = (config or preset("auto", chosen_device.type)).replace()
         self.config.validate()
         if run_dir is not None:
             RunFolder(Path(run_dir)).check_free()
-        self.env_id = env if isinstance(env, str) else None
         if env is None and _snapshot is None:
-            self.env_id = self.config.env
+            env = self.config.env
+        self.env_id = env if isinstance(env, str) else None
         if self.env_id is not None:
             self.config.env = self.env_id
         super().__init__(
             IRISPolicy,
-            self._vec_env(self.env_id or env, verbose),
+            self._vec_env(env, verbose),
             learning_rate=self.config.actor_critic_learning_rate,
             tensorboard_log=tensorboard_log,
             verbose=verbose,
@@ -112,6 +114,7 @@ class IRISAgent(BaseAlgorithm):
             support_multi_env=True,
         )
         if self.env is None and _snapshot is not None:
+            self.env_id = _snapshot.state["env"]
             self._take_spaces(_snapshot)
         self.run = _run
         if run_dir is not None:
@@ -147,7 +150,7 @@ class IRISAgent(BaseAlgorithm):
         self.streams = RandomStreams(self.seed, self.device)
         action_space = cast(spaces.Discrete, self.action_space)
         self.models = build_models(self.config, int(action_space.n), self.device)
-        self.policy = IRISPolicy(self.observation_space, action_space, self.models)
+        self.policy = IRISPolicy(self.observation_space, action_space, self.models)  # pyright: ignore[reportIncompatibleVariableOverride]
         self.trainer = build_trainer(
             self.config,
             self.models,
@@ -163,6 +166,8 @@ class IRISAgent(BaseAlgorithm):
         assert self.env is not None
         self.env_id, self.trainer.evaluate = None, None
         self.trainer.collector = build_collector(self.config, self.policy.acting, self.replay, self.streams, self.env)
+        if self._last_obs is not None:
+            self.trainer.collector.reset(cast(np.ndarray, self._last_obs))
 
     # ---------------------------------------------------------------- learning
 
@@ -180,6 +185,7 @@ class IRISAgent(BaseAlgorithm):
         When `config.max_env_steps` have been collected in all, training goes on without collecting to
         `config.total_epochs`. `log_interval` counts epochs. A callback that returns False ends at that step.
         """
+        check_total_timesteps(total_timesteps)
         for _ in self.learn_events(
             total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar
         ):
@@ -195,15 +201,17 @@ class IRISAgent(BaseAlgorithm):
         reset_num_timesteps: bool = True,
         progress_bar: bool = False,
     ) -> Iterator[Event]:
-        """`learn` as a generator of the trainer's events, for whoever wants to watch it or to stop between two."""
-        check_total_timesteps(total_timesteps)
+        """`learn` as a generator of the trainer's events, for whoever wants to watch it or to stop between two.
+
+        With `total_timesteps` 0 it only ends an epoch that was stopped in its middle.
+        """
         if self.env is None:
             raise UsageError("env=None cannot be learned from; load with env=…, or call set_env first")
-        last_observation = self._last_obs
+        begins_anew = reset_num_timesteps or self._last_obs is None
         total_timesteps, callback = self._setup_learn(
             int(total_timesteps), callback, reset_num_timesteps, tb_log_name, progress_bar
         )
-        if self._last_obs is not last_observation:
+        if begins_anew:
             assert self.trainer.collector is not None
             self.trainer.collector.reset(cast(np.ndarray, self._last_obs))
         self.target = self.trainer.env_steps + total_timesteps - self.num_timesteps
@@ -219,7 +227,9 @@ class IRISAgent(BaseAlgorithm):
 
     def _setup_learn(self, *args: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
         if self.run is not None and not self._custom_logger:
-            self.set_logger(run_logger(self.run.logs, self.verbose))
+            logger = run_logger(self.run.logs, self.verbose)
+            weakref.finalize(self, logger.close)
+            self.set_logger(logger)
         return super()._setup_learn(*args, **kwargs)
 
     def _warn_of_idle_components(self) -> None:
@@ -270,7 +280,7 @@ class IRISAgent(BaseAlgorithm):
         self.logger.record("time/epoch", event.epoch)
         for name, value in event.metrics.items():
             self.logger.record(name, value)
-        if event.epoch % log_interval == 0:
+        if log_interval and event.epoch % log_interval == 0:
             self.dump_logs()
         if event.epoch % self.config.checkpoint_interval == 0:
             self.save_checkpoint()
@@ -343,14 +353,21 @@ class IRISAgent(BaseAlgorithm):
         `env_id` defaults to the agent's own; `temperature` to `config.eval_temperature`, and 0 is greedy.
         """
         config = self.config
+        env_id = env_id or self.env_id
+        if env_id is None:
+            raise UsageError("env_id=None is not known, for the agent was given an environment without its id; give it")
         env = make_vec_env(
-            env_id or config.env,
-            min(episodes, EVALUATION_ROWS),
+            env_id,
+            min(max(episodes, 1), EVALUATION_ROWS),
             evaluation=True,
             atari_100k=config.atari_100k,
             preprocessing=config.preprocessing,
         )
         try:
+            if env.action_space != self.action_space:
+                raise UsageError(
+                    f"env_id={env_id!r} has actions {env.action_space}, the agent was made for {self.action_space}"
+                )
             return evaluate(
                 self.policy.acting,
                 env,
@@ -414,13 +431,18 @@ class IRISAgent(BaseAlgorithm):
     def resume(
         cls, run_dir: str | Path, env: GymEnv | str | None = None, device: torch.device | str = "auto", verbose: int = 0
     ) -> "IRISAgent":
-        """Go on with the run in a folder: newest checkpoint, replay, logs. `env` defaults to the run's id."""
+        """Go on with the run in a folder: newest checkpoint, replay, logs.
+
+        `env` defaults to the run's id; a run in an environment that was given as an object needs it again.
+        """
         run = RunFolder(Path(run_dir))
         run.check_run()
         snapshot = read_snapshot(run_dir)
         config = _config_of(snapshot, run_dir)
+        if env is None and snapshot.state["env"] is None:
+            raise UsageError("env=None is not enough: the run's environment was given as an object; give it again")
         return cls(
-            config.env if env is None else env,
+            snapshot.state["env"] if env is None else env,
             config,
             verbose=verbose,
             seed=snapshot.state["seed"],
@@ -458,7 +480,7 @@ class IRISAgent(BaseAlgorithm):
         optimizers = {learner.name: learner.optimizer for learner in self.trainer.learners}
         state = {
             "config": self.config.to_dict(),
-            "env": self.config.env,
+            "env": self.env_id,
             "num_actions": int(cast(spaces.Discrete, self.action_space).n),
             "observation_shape": list(self.observation_space.shape or ()),
             "n_envs": self.n_envs,
@@ -489,6 +511,15 @@ def check_total_timesteps(total_timesteps: int) -> None:
     """Raise `UsageError` for a number of steps that cannot be learned for."""
     if not isinstance(total_timesteps, int | np.integer) or total_timesteps <= 0:
         raise UsageError(f"total_timesteps={total_timesteps!r} must be a whole number greater than 0")
+
+
+def checked_seed(seed: int | None) -> int | None:
+    """Raise `UsageError` for a seed that numpy's global generator, which is seeded too, does not take."""
+    if seed is None:
+        return None
+    if not isinstance(seed, int | np.integer) or not 0 <= seed < 2**32:
+        raise UsageError(f"seed={seed!r} must be a whole number from 0 to 2**32 - 1, or None")
+    return int(seed)
 
 
 def _config_of(snapshot: Snapshot, path: str | Path) -> IRISConfig:

@@ -1,6 +1,9 @@
 """The command line: `iris-gym train` and `iris-gym evaluate`."""
 
 import argparse
+import contextlib
+import io
+import itertools
 import signal
 import sys
 import time
@@ -17,7 +20,6 @@ import tyro
 from rich.console import Console
 from tqdm import tqdm
 
-from iris_gym.accelerate import tune_allocator
 from iris_gym.agent import IRISAgent, check_total_timesteps
 from iris_gym.assembly import choose_device
 from iris_gym.config import IRISConfig, preset, read_mapping
@@ -61,26 +63,28 @@ class Train:
         assert agent.run is not None
         left = total - agent.num_timesteps
         if left <= 0 and not agent.trainer.epochs_left(agent.trainer.env_steps + left):
-            console.print(f"{agent.run.path} has collected {agent.num_timesteps:,} steps already: nothing left to do")
+            _say(console, f"{agent.run.path} has collected {agent.num_timesteps:,} steps already: nothing left to do")
             return 0
-        console.print(f"training on {agent.config.env} ({agent.device}); run folder {agent.run.path}")
+        _say(console, f"training on {agent.config.env} ({agent.device}); run folder {agent.run.path}")
         begun = time.monotonic()
         with StopSignals() as stop, TrainingDisplay(agent, console) as display:
-            for event in agent.learn_events(max(left, 1), reset_num_timesteps=agent.num_timesteps == 0):
+            for event in agent.learn_events(max(left, 0), reset_num_timesteps=agent.num_timesteps == 0):
                 display.show(event)
                 if stop.received:
                     break
         if stop.received:
             agent.save_checkpoint()
-            console.print(f"stopped and saved; go on with: iris-gym train --run-dir {agent.run.path} --resume")
+            goal = "" if self.total_timesteps is None else f" --total-timesteps {total}"
+            _say(console, f"stopped and saved; go on with: iris-gym train --run-dir {agent.run.path} --resume{goal}")
             return 128 + stop.received
-        console.print(f"done in {(time.monotonic() - begun) / 60:.1f} minutes; pictures in {agent.run.media}")
-        console.print(f"play with it: iris-gym evaluate --run {agent.run.path}")
+        _say(console, f"done in {(time.monotonic() - begun) / 60:.1f} minutes; pictures in {agent.run.media}")
+        _say(console, f"play with it: iris-gym evaluate --run {agent.run.path}")
         return 0
 
     def _agent(self, config: IRISConfig) -> IRISAgent:
         if self.resume:
             run = RunFolder(_required_run_dir(self.run_dir))
+            run.check_run()
             if any(run.checkpoints.glob("[0-9]*/complete")):
                 return self._resumed(run, config)
             run.clear()
@@ -129,7 +133,7 @@ class Evaluate:
         result = summary(config.env, scores, protocol)
         path = RunFolder(self.run_).scores_file if self.run_.is_dir() else self.run_.with_suffix(".scores.json")
         write_scores(path, result)
-        console.print(_score_line(result) + f"; written to {path}", highlight=False, soft_wrap=True)
+        _say(console, _score_line(result) + f"; written to {path}")
         return 0
 
 
@@ -166,12 +170,18 @@ def parse(arguments: Sequence[str]) -> Train | Evaluate:
         | Annotated[Evaluate, tyro.conf.subcommand("evaluate")],
         None,
     ]
-    return tyro.cli(commands, args=list(arguments), prog="iris-gym", description=__doc__)  # type: ignore[arg-type]
+    complaint = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaint):
+            return tyro.cli(commands, args=list(arguments), prog="iris-gym", description=__doc__)  # type: ignore[arg-type]
+    except SystemExit as error:
+        if not error.code:  # --help
+            raise
+        raise UsageError(_one_line(complaint.getvalue())) from error
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Entry point; exits with 0, with 2 after one line about bad input, or with 128 + the signal that stopped a run."""
-    tune_allocator()
+    """Run a command; exit with 0, with 2 after a line about bad input, or with 128 + the signal that stopped a run."""
     ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)
     warnings.showwarning = lambda message, *_, **__: print(f"iris-gym: warning: {message}", file=sys.stderr)
     try:
@@ -180,6 +190,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except UsageError as error:
         print(f"iris-gym: error: {error}", file=sys.stderr)
         status = 2
+    except KeyboardInterrupt:
+        status = 128 + signal.SIGINT
     sys.exit(status)
 
 
@@ -188,15 +200,29 @@ def _base_config(arguments: Sequence[str]) -> IRISConfig:
     parser.add_argument("--preset", default="auto")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--config", type=Path)
-    parser.add_argument("--run-dir", type=Path)
+    parser.add_argument("--run-dir", "--run_dir", type=Path)
     parser.add_argument("--resume", action="store_true")
-    known = parser.parse_known_args([argument for argument in arguments if argument not in ("-h", "--help")])[0]
-    if known.resume and RunFolder(_required_run_dir(known.run_dir)).exists:
-        return IRISConfig.load(RunFolder(known.run_dir).config_file)
+    try:
+        known = parser.parse_known_args([argument for argument in arguments if argument not in ("-h", "--help")])[0]
+    except argparse.ArgumentError:  # a value is missing, and tyro will say so
+        return IRISConfig()
+    if known.resume:
+        run = RunFolder(_required_run_dir(known.run_dir))
+        run.check_run()
+        return IRISConfig.load(run.config_file)
     base = preset(known.preset, choose_device(known.device).type)
-    if known.config is None:
-        return base
-    return IRISConfig.from_dict(base.to_dict() | read_mapping(known.config))
+    return base if known.config is None else base.replace(**read_mapping(known.config))
+
+
+def _one_line(box: str) -> str:
+    """What tyro says in a box of several lines, up to the rule that parts it from the hints below."""
+    lines = [line.strip("│╭╮╰╯ ") for line in box.splitlines()]
+    said = itertools.takewhile(lambda line: not line.startswith("───"), lines[1:])
+    return " ".join(line for line in said if line) + "; see iris-gym --help"
+
+
+def _say(console: Console, text: str) -> None:
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def _required_run_dir(run_dir: Path | None) -> Path:
@@ -213,7 +239,3 @@ def _score_line(result: dict[str, Any]) -> str:
     lengths = np.mean([episode["length"] for episode in result["episodes"]])
     count = len(result["episodes"])
     return f"{result['env']}: return {result['mean']:.2f}{spread} over {count} games of {lengths:.0f} steps{normalized}"
-
-
-if __name__ == "__main__":
-    main()

@@ -94,6 +94,8 @@ class IRISConfig:
     """Epochs before the first autoencoder update."""
     start_transformer_after: int = 15
     start_actor_critic_after: int = 35
+    slow_autoencoder_after: int | None = None
+    """Epoch after which the autoencoder's learning rate falls linearly, to 1/20 at `stop_autoencoder_after`."""
     stop_autoencoder_after: int | None = None
     """Last epoch with autoencoder updates; None: no end. A moving codebook spoils the world model's targets."""
 
@@ -124,9 +126,11 @@ class IRISConfig:
         return cls(**(TINY | changes))
 
     def replace(self, **changes: Any) -> "IRISConfig":
-        """A copy with some fields changed."""
+        """A copy with some fields changed; unknown names and wrong types are refused."""
         _check_names(changes)
-        return dataclasses.replace(self, **changes)
+        config = dataclasses.replace(self, **changes)
+        config._validate_types()
+        return config
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
@@ -156,8 +160,7 @@ class IRISConfig:
 
     def validate(self) -> None:
         """Raise `UsageError` for the first field whose value cannot be used, or fields that contradict each other."""
-        for name, expected in get_type_hints(type(self)).items():
-            _check_type(name, getattr(self, name), expected)
+        self._validate_types()
         for name in POSITIVE:
             _require(getattr(self, name) > 0, name, getattr(self, name), "must be greater than 0")
         for name in NON_NEGATIVE:
@@ -166,6 +169,10 @@ class IRISConfig:
             _require(0 <= getattr(self, name) <= 1, name, getattr(self, name), "must lie in [0, 1]")
         self._validate_shapes()
         self._validate_protocol()
+
+    def _validate_types(self) -> None:
+        for name, expected in get_type_hints(type(self)).items():
+            _check_type(name, getattr(self, name), expected)
 
     def _validate_shapes(self) -> None:
         width, heads = self.transformer_embed_dim, self.transformer_heads
@@ -207,6 +214,20 @@ class IRISConfig:
         )
 
     def _validate_protocol(self) -> None:
+        last = self.stop_autoencoder_after
+        _require(
+            last is None or last > self.start_autoencoder_after,
+            "stop_autoencoder_after",
+            last,
+            f"must be greater than start_autoencoder_after={self.start_autoencoder_after}, or None",
+        )
+        slow = self.slow_autoencoder_after
+        _require(
+            slow is None or (last is not None and 0 <= slow < last),
+            "slow_autoencoder_after",
+            slow,
+            f"must lie between 0 and stop_autoencoder_after={last}, which has to be given, or be None",
+        )
         _require(
             not self.atari_100k or self.max_env_steps == ATARI_100K_STEPS,
             "max_env_steps",
@@ -230,13 +251,36 @@ UNIT_INTERVAL = "codebook_decay transformer_dropout discount lambda_ epsilon".sp
 YAML_SUFFIXES = (".yaml", ".yml")
 
 SMALL: dict[str, Any] = dict(
-    vocab_size=256,
-    token_embedding_dim=64,
-    encoder_channels=32,
+    vocab_size=128,
+    token_embedding_dim=32,
+    encoder_channels=16,
+    foreground_weight=0.5,
+    commitment_weight=0.05,
+    codebook_decay=0.98,
+    autoencoder_learning_rate=5e-3,
+    autoencoder_batch_size=8,
+    autoencoder_updates_per_epoch=400,
     transformer_layers=3,
     transformer_embed_dim=128,
     transformer_timesteps=10,
+    transformer_dropout=0.0,
+    transformer_learning_rate=1e-3,
+    transformer_batch_size=16,
+    transformer_updates_per_epoch=100,
     lstm_dim=256,
+    imagination_horizon=10,
+    burn_in=5,
+    discount=0.99,
+    actor_critic_learning_rate=1e-3,
+    actor_critic_batch_size=32,
+    actor_critic_updates_per_epoch=30,
+    start_autoencoder_after=1,
+    slow_autoencoder_after=7,
+    stop_autoencoder_after=13,
+    start_transformer_after=12,
+    start_actor_critic_after=16,
+    eval_interval=10,
+    eval_episodes=4,
 )
 
 TINY: dict[str, Any] = dict(
@@ -283,14 +327,18 @@ def read_mapping(path: str | Path) -> dict[str, Any]:
     path = Path(path)
     try:
         text = path.read_text()
-        if path.suffix in YAML_SUFFIXES:
-            return yaml.safe_load(text)
-        return json.loads(text)
+        values = yaml.safe_load(text) if path.suffix in YAML_SUFFIXES else json.loads(text)
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"config file {str(path)!r} cannot be read: {error}") from error
     except (ValueError, yaml.YAMLError) as error:
         kind = "YAML" if path.suffix in YAML_SUFFIXES else "JSON"
         raise UsageError(f"config file {str(path)!r} is not valid {kind}: {' '.join(str(error).split())}") from error
+    if not isinstance(values, dict):
+        raise UsageError(
+            f"config file {str(path)!r} holds a {type(values).__name__}; it must map names of fields to values"
+        )
+    _check_names(values)
+    return values
 
 
 def _check_names(values: dict[str, Any]) -> None:

@@ -104,8 +104,8 @@ class TrainingDisplay:
 
     def _epoch_line(self, event: EpochEnded) -> str:
         parts = [words.format(event.metrics[name]) for name, words in HEADLINES.items() if name in event.metrics]
-        kinds = [kind for kind in self.rates.units if kind in self.agent.trainer.remaining(self.agent.target)]
-        rates = ", ".join(f"{kind} {self.rates.per_second(kind):.1f}/s" for kind in kinds)
+        measured = {kind: self.rates.per_second(kind) for kind in self.agent.trainer.remaining(self.agent.target)}
+        rates = ", ".join(f"{kind} {rate:.1f}/s" for kind, rate in measured.items() if rate)
         return "  ".join(
             [f"epoch {event.epoch:>3}  steps {self.agent.num_timesteps:,}", *parts, f"[{rates}]", self.time_left()]
         )

@@ -1,7 +1,6 @@
 """The discrete autoencoder: frames to tokens and back (Micheli et al. 2023, section 2.1)."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from iris_gym.nn.quantizer import EMAQuantizer
@@ -48,17 +47,20 @@ class Tokenizer(nn.Module):
     def loss(self, frames: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss on frames (N, 3, 64, 64) in [0, 1]: squared error in [-1, 1] plus the weighted commitment.
 
-        The codebook has no term: it follows by moving averages. Also returns metrics: `reconstruction_loss` as mean
-        squared error on the [0, 1] scale, `commitment_loss`, and `token_counts` (V,), how often each code was used.
+        With a `foreground_weight` the squared error counts a second time, weighted by `foreground`. The codebook has
+        no term: it follows by moving averages. Also returns metrics: `reconstruction_loss` as mean squared error on
+        the [0, 1] scale, `commitment_loss`, and `token_counts` (V,), how often each code was used.
         """
         outputs, grid = self._encoder_outputs(frames)
         quantization = self.quantizer(outputs)
         reconstructions = self._decode_codes(quantization.codes.view(-1, grid * grid, outputs.shape[-1]))
-        squared_error = F.mse_loss(2 * reconstructions, 2 * frames)
-        loss = squared_error + self.commitment_weight * quantization.commitment
+        squared_error = (2 * reconstructions - 2 * frames).square()
+        loss = squared_error.mean() + self.commitment_weight * quantization.commitment
+        if self.foreground_weight:
+            loss = loss + self.foreground_weight * (squared_error * foreground(frames)).mean()
         metrics = {
             "loss": loss.detach(),
-            "reconstruction_loss": squared_error.detach() / 4,
+            "reconstruction_loss": squared_error.detach().mean() / 4,
             "commitment_loss": quantization.commitment.detach(),
             "token_counts": torch.bincount(quantization.tokens, minlength=self.quantizer.vocab_size).float(),
         }
@@ -74,3 +76,9 @@ class Tokenizer(nn.Module):
         count, tokens_per_frame, dim = codes.shape
         grid = int(tokens_per_frame**0.5)
         return (self.decoder(codes.transpose(1, 2).reshape(count, dim, grid, grid)) + 1) / 2
+
+
+def foreground(frames: Tensor) -> Tensor:
+    """How far each pixel of frames (N, 3, 64, 64) is from the batch's mean frame: (N, 1, 64, 64), 1 on average."""
+    distance = (frames - frames.mean(0)).abs().amax(1, keepdim=True)
+    return distance / distance.mean().clamp_min(1e-6)

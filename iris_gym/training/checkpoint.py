@@ -24,6 +24,7 @@ STATE_FILE = "state.json"
 WEIGHTS_FILE = "weights.safetensors"
 TRAINING_FILE = "training.safetensors"
 COMPLETE_FILE = "complete"
+REPLACED = "-replaced"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +39,8 @@ class Snapshot:
         state = {"format_version": FORMAT_VERSION, **self.state}
         return {
             STATE_FILE: json.dumps(state, indent=2).encode(),
-            WEIGHTS_FILE: tensors_to_bytes(self.weights),
-            TRAINING_FILE: tensors_to_bytes(self.training),
+            WEIGHTS_FILE: _to_bytes(self.weights),
+            TRAINING_FILE: _to_bytes(self.training),
         }
 
     @classmethod
@@ -94,22 +95,30 @@ def read_zip(path: Path) -> Snapshot:
 def write_checkpoint(snapshot: Snapshot, root: Path, step: int, keep: int) -> Path:
     """Write `root/<step>` so that a crash at any moment leaves the older checkpoints valid; keep the last `keep`.
 
-    The folder is filled under a temporary name, flushed to disk, marked complete and only then renamed.
+    The folder is filled under a temporary name, flushed to disk, marked complete and only then renamed. A checkpoint
+    of the same step steps aside until then.
     """
     root.mkdir(parents=True, exist_ok=True)
+    for remains in root.glob(".incomplete-*"):  # of a process that was killed
+        shutil.rmtree(remains, ignore_errors=True)
     temporary = Path(tempfile.mkdtemp(dir=root, prefix=".incomplete-"))
+    os.chmod(temporary, 0o777 & ~_umask())
     try:
         for name, content in snapshot.to_files().items():
             _write_durably(temporary / name, content)
         _write_durably(temporary / COMPLETE_FILE, b"")
         _sync_folder(temporary)
         final = root / f"{step:010d}"
-        shutil.rmtree(final, ignore_errors=True)
+        replaced = final.with_name(final.name + REPLACED)
+        if final.exists():
+            shutil.rmtree(replaced, ignore_errors=True)
+            os.rename(final, replaced)
         os.rename(temporary, final)
         _sync_folder(root)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+    shutil.rmtree(replaced, ignore_errors=True)
     for old in complete_checkpoints(root)[:-keep]:
         shutil.rmtree(old)
     return final
@@ -117,7 +126,8 @@ def write_checkpoint(snapshot: Snapshot, root: Path, step: int, keep: int) -> Pa
 
 def complete_checkpoints(root: Path) -> list[Path]:
     """The complete checkpoints below `root`, oldest first."""
-    return sorted(path.parent for path in root.glob(f"[0-9]*/{COMPLETE_FILE}"))
+    folders = (path.parent for path in root.glob(f"[0-9]*/{COMPLETE_FILE}"))
+    return sorted(folders, key=lambda folder: (folder.name.removesuffix(REPLACED), not folder.name.endswith(REPLACED)))
 
 
 def read_newest_checkpoint(root: Path) -> Snapshot | None:
@@ -136,10 +146,15 @@ def module_tensors(modules: Mapping[str, nn.Module]) -> dict[str, Tensor]:
     return {f"{name}.{key}": value for name, module in modules.items() for key, value in module.state_dict().items()}
 
 
+def _to_bytes(tensors: Mapping[str, Tensor]) -> bytes:
+    """safetensors takes tensors in row-major order only."""
+    return tensors_to_bytes({name: tensor.contiguous() for name, tensor in tensors.items()})
+
+
 def load_modules(modules: Mapping[str, nn.Module], tensors: Mapping[str, Tensor], source: str) -> None:
     """Load `module_tensors`; a missing, unexpected or wrongly shaped tensor is refused before anything is changed."""
     expected = module_tensors(modules)
-    for name in expected.keys() | tensors.keys():
+    for name in sorted(expected.keys() | tensors.keys()):
         if name not in tensors or name not in expected:
             raise UsageError(f"{source} {'lacks' if name in expected else 'has an unexpected'} tensor {name!r}")
         if tensors[name].shape != expected[name].shape:

@@ -47,13 +47,17 @@ class Collector:
         self._frames: np.ndarray | None = None
         self._state = policy.initial_state(env.num_envs)
 
+    @property
+    def num_envs(self) -> int:
+        return self.env.num_envs
+
     def reset(self, observations: np.ndarray) -> None:
         """Begin new episodes at `observations`, with which the environment answered a reset.
 
         Episodes that the reset cut off are closed as truncated: they went on, somewhere we did not see.
         """
         self.replay.truncate_open()
-        self._frames = to_frames(observations)
+        self._frames = to_frames(observations).copy()
 
     def begin(self) -> None:
         """Burn the LSTM in on the tail of each open episode, since the networks have changed meanwhile."""
@@ -94,7 +98,7 @@ class Collector:
                 environment=row,
             )
         assert isinstance(observations, np.ndarray)
-        self._frames = to_frames(observations)
+        self._frames = to_frames(observations).copy()  # an environment may reuse its buffer before they are appended
         self._forget(dones)
         return Step(chosen, observations, rewards, dones, infos)
 

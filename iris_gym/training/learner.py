@@ -9,6 +9,9 @@ from torch.optim import Optimizer
 from iris_gym.training.losses import Loss
 from iris_gym.types import Segment
 
+LAST_FACTOR = 0.05
+"""Of the learning rate, in the last epoch of a component that slows before it stops."""
+
 
 @dataclass(frozen=True, slots=True)
 class LearnerPlan:
@@ -20,12 +23,20 @@ class LearnerPlan:
     batch_size: int
     segment_length: int
     align: Literal["start", "end"]  # where a segment meets its uniformly drawn step; it is padded on the other side
+    slow_after: int | None = None  # its last epoch at the full learning rate; None: all
 
     def updates_in(self, epoch: int) -> int:
         """Updates in `epoch`, counted from 1."""
         if epoch <= self.start_after or (self.stop_after is not None and epoch > self.stop_after):
             return 0
         return self.updates_per_epoch
+
+    def learning_rate_factor(self, epoch: int) -> float:
+        """1 up to `slow_after`, from there falling linearly to `LAST_FACTOR` in the epoch `stop_after`."""
+        if self.slow_after is None or self.stop_after is None or epoch <= self.slow_after:
+            return 1.0
+        passed = min((epoch - self.slow_after) / (self.stop_after - self.slow_after), 1.0)
+        return 1.0 + (LAST_FACTOR - 1.0) * passed
 
 
 class Learner:
@@ -47,17 +58,23 @@ class Learner:
         self.loss = loss
         self.plan = plan
         self.max_gradient_norm = max_gradient_norm
+        self.learning_rates = [group["lr"] for group in optimizer.param_groups]
         self.updates = 0
         module.eval()
 
-    def update(self, segment: Segment) -> dict[str, Tensor]:
+    def update(self, segment: Segment, epoch: int) -> dict[str, Tensor]:
         """One step on a segment; returns the loss's metrics and the gradient's norm, all still on the device."""
+        factor = self.plan.learning_rate_factor(epoch)
+        for group, learning_rate in zip(self.optimizer.param_groups, self.learning_rates, strict=True):
+            group["lr"] = learning_rate * factor
         self.module.train()
-        self.optimizer.zero_grad(set_to_none=True)
-        loss, metrics = self.loss(segment)
-        loss.backward()
-        norm = nn.utils.clip_grad_norm_(self.module.parameters(), self.max_gradient_norm)
-        self.optimizer.step()
-        self.module.eval()
+        try:
+            self.optimizer.zero_grad(set_to_none=True)
+            loss, metrics = self.loss(segment)
+            loss.backward()
+            norm = nn.utils.clip_grad_norm_(self.module.parameters(), self.max_gradient_norm)
+            self.optimizer.step()
+        finally:
+            self.module.eval()
         self.updates += 1
         return metrics | {"gradient_norm": norm.detach()}

@@ -18,6 +18,7 @@ def run_logger(folder: Path, verbose: int) -> Logger:
 def _continued_csv(path: Path) -> CSVOutputFormat:
     """Stable-Baselines3 empties the file when it opens it; what an earlier part of the run wrote is put back."""
     earlier = path.read_text() if path.exists() else ""
+    earlier = earlier[: earlier.rfind("\n") + 1]  # a crash may have torn the last line
     output = CSVOutputFormat(str(path))
     if earlier:
         output.file.write(earlier)

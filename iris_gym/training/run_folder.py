@@ -81,8 +81,7 @@ def read_snapshot(path: str | Path) -> Snapshot:
         if snapshot is None:
             raise UsageError(f"run={str(path)!r} has no complete checkpoint yet")
         return snapshot
-    if not path.exists() and not path.suffix:
-        path = path.with_name(path.name + ".zip")
-    if not path.exists():
+    file = path if path.exists() or path.suffix else path.with_name(path.name + ".zip")
+    if not file.exists():
         raise UsageError(f"run={str(path)!r} does not exist; give a run folder or a saved zip")
-    return read_zip(path)
+    return read_zip(file)

@@ -101,7 +101,7 @@ class Trainer:
         """Environment steps (`collect`) and updates of each component that `run(target)` still has before it."""
         target = min(target, self.max_env_steps)
         epochs = self._epochs_before(target)
-        counts = {"collect": max(target - self.env_steps, 0)}
+        counts = {"collect": self._whole_steps(target - self.env_steps)}
         for index, learner in enumerate(self.learners, 1):
             updates = sum(learner.plan.updates_in(epoch) for epoch in epochs)
             if self.position.phase > index:
@@ -126,7 +126,7 @@ class Trainer:
             "position": asdict(self.position),
             "env_steps": self.env_steps,
             "updates": {learner.name: learner.updates for learner in self.learners},
-            "metric_counts": self.metrics.counts,
+            "metric_counts": dict(self.metrics.counts),
         }
 
     def load_state_dict(self, state: dict[str, Any], metric_sums: dict[str, Tensor]) -> None:
@@ -148,11 +148,16 @@ class Trainer:
         if self._finished(target):
             return range(0)
         in_this_epoch = self.env_steps_per_epoch - self.position.done if self.position.phase == 0 else 0
-        steps_after_it = max(target - self.env_steps - in_this_epoch, 0)
-        last = self.position.epoch + -(-steps_after_it // self.env_steps_per_epoch)
+        steps_after_it = max(target - self.env_steps - self._whole_steps(in_this_epoch), 0)
+        last = self.position.epoch + -(-steps_after_it // self._whole_steps(self.env_steps_per_epoch))
         if target == self.max_env_steps:
             last = max(last, self.total_epochs)
         return range(self.position.epoch, last + 1)
+
+    def _whole_steps(self, count: int) -> int:
+        """The environment steps taken for at least `count`: all rows of the environment step at once."""
+        rows = self.collector.num_envs if self.collector else 1
+        return -(-max(count, 0) // rows) * rows
 
     def _phase(self, phase: int, target: int) -> Iterator[Event]:
         if phase == 0:
@@ -181,7 +186,7 @@ class Trainer:
             segment = self.replay.sample_segments(
                 plan.batch_size, plan.segment_length, generator=self.generator, align=plan.align
             )
-            self.metrics.add(learner.name, learner.update(segment))
+            self.metrics.add(learner.name, learner.update(segment, self.position.epoch))
             self.position.done += 1
             yield UpdateDone(learner.name)
 
