@@ -152,9 +152,7 @@ def test_a_step_takes_one_transformer_pass_a_token(monkeypatch):
     state, passes = model.start_from_tokens(first_tokens(2)), []
     transformer = model.world_model.transformer
     read = transformer.forward_cached
-    monkeypatch.setattr(
-        transformer, "forward_cached", lambda x, cache: (passes.append(x.shape[1]), read(x, cache))[1]
-    )
+    monkeypatch.setattr(transformer, "forward_cached", lambda x, cache: (passes.append(x.shape[1]), read(x, cache))[1])
     for action in some_actions(2, 2):
         state, _ = model.step(state, action)
     assert passes == [2, 1, 1, 1] * 2  # the last frame token and the action, then K - 1 tokens

@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from iris_gym.models.tokenizer import Tokenizer
+from iris_gym.models.tokenizer import Tokenizer, foreground
 from iris_gym.nn.convnet import strided_decoder, strided_encoder
 from iris_gym.nn.quantizer import EMAQuantizer
 
@@ -118,3 +118,28 @@ def test_training_lowers_the_reconstruction_loss():
         optimizer.step()
         history.append(metrics["reconstruction_loss"].item())
     assert history[-1] < 0.6 * history[0]
+
+
+def test_foreground_weighs_what_differs_from_the_mean_frame_and_is_1_on_average():
+    frames = torch.full((4, 3, 64, 64), 0.5)
+    frames[0, :, 10, 20] = 0.9
+    weights = foreground(frames)
+    assert weights.shape == (4, 1, 64, 64)
+    assert weights.mean().item() == pytest.approx(1.0)
+    assert weights[0, 0, 10, 20].item() == pytest.approx(3 * weights[1, 0, 10, 20].item())
+    assert weights[0, 0, 11, 20] == 0
+    assert not foreground(torch.full((2, 3, 64, 64), 0.5)).any()
+
+
+@torch.no_grad()
+def test_the_foreground_term_adds_to_the_loss_and_not_to_the_reported_error():
+    tokenizer = patch_tokenizer(-1.0, 1.0)
+    frames = torch.zeros(2, 3, 64, 64)
+    frames[0, :, :16, :16] = 0.5  # on the [-1, 1] scale 0, halfway between the two codes
+    plain, metrics = tokenizer.loss(frames)
+    tokenizer.foreground_weight = 2.0
+    weighted, weighted_metrics = tokenizer.loss(frames)
+    # The foreground is this patch of both frames, a sixteenth of all pixels; only the first frame is wrong there.
+    error = F.mse_loss(2 * tokenizer.reconstruct(frames), 2 * frames)
+    assert (weighted - plain).item() == pytest.approx(2.0 * 16 * error.item())
+    assert weighted_metrics["reconstruction_loss"] == metrics["reconstruction_loss"]

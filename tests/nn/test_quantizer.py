@@ -29,6 +29,7 @@ def test_tokens_are_the_nearest_codes_and_embed_looks_them_up():
 
 
 def test_nearest_agrees_with_all_pairwise_distances():
+    torch.manual_seed(0)
     quantizer, outputs = EMAQuantizer(50, 7), torch.randn(200, 7)
     assert torch.equal(quantizer.nearest(outputs), torch.cdist(outputs, quantizer.codebook).argmin(1))
 

@@ -89,8 +89,18 @@ def test_transitions_land_in_the_rows_they_came_from(replay):
     row_0 = [entry[1:] for entry in replay.appended if entry[0] == 0]
     row_1 = [entry[1:] for entry in replay.appended if entry[0] == 1]
     # (frame before the action, action, reward, terminated, truncated); memory is cleared where an episode ended
-    assert row_0 == [(0, 1, 1.0, False, False), (1, 2, 2.0, True, False), (2, 1, 1.0, False, False), (3, 2, 2.0, False, False)]  # noqa: E501
-    assert row_1 == [(100, 11, 11.0, False, False), (101, 12, 12.0, False, False), (102, 13, 13.0, False, True), (103, 11, 11.0, False, False)]  # noqa: E501
+    assert row_0 == [
+        (0, 1, 1.0, False, False),
+        (1, 2, 2.0, True, False),
+        (2, 1, 1.0, False, False),
+        (3, 2, 2.0, False, False),
+    ]
+    assert row_1 == [
+        (100, 11, 11.0, False, False),
+        (101, 12, 12.0, False, False),
+        (102, 13, 13.0, False, True),
+        (103, 11, 11.0, False, False),
+    ]
     assert [(len(episode), episode.terminated, episode.truncated) for episode in replay.episodes] == [
         (2, True, False),
         (3, False, True),

@@ -1,0 +1,5 @@
+"""For the whole suite: one thread, since the networks are tiny and threads that wait for one another cost more."""
+
+import torch
+
+torch.set_num_threads(1)

@@ -1,0 +1,371 @@
+"""What the published implementation answered, with its weights in our modules.
+
+The arrays were computed in float32 on a CPU, by other kernels in another order. Logits, states and gradients therefore
+agree to 1e-5 of their size; where values cross zero an absolute 2e-6, a few units in the last place of the numbers of
+order 1 they were summed from, takes over.
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from iris_gym.data.replay import Replay
+from iris_gym.functional import lambda_returns
+from iris_gym.imagination.dynamics import Dynamics
+from iris_gym.models import world_model as world_model_module
+from iris_gym.models.actor_critic import ActorCritic
+from iris_gym.models.world_model import WorldModel
+from iris_gym.types import Trajectory
+
+DATA = Path(__file__).parent / "data"
+GOLDEN = dict(np.load(DATA / "golden_tiny.npz"))
+DESCRIPTION = json.loads((DATA / "golden_tiny.json").read_text())
+TOKENS_PER_FRAME = 16
+
+COVERED = (
+    "actor_critic/burn_in_lowres",
+    "actor_critic/burn_in_mask",
+    "actor_critic/cx_after_burn_in",
+    "actor_critic/hx_after_burn_in",
+    "actor_critic/hx_last",
+    "actor_critic/logits_actions",
+    "actor_critic/loss/loss_actions",
+    "actor_critic/loss/loss_entropy",
+    "actor_critic/loss/loss_values",
+    "actor_critic/loss/total",
+    "actor_critic/loss_given/actions",
+    "actor_critic/loss_given/ends",
+    "actor_critic/loss_given/rewards",
+    "actor_critic/obs_lowres",
+    "actor_critic/values",
+    "imagination_greedy/actions",
+    "imagination_greedy/cache_size_after",
+    "imagination_greedy/dones",
+    "imagination_greedy/obs_tokens",
+    "imagination_greedy/rewards",
+    "lambda/ends",
+    "lambda/returns_gamma0.995_lambda0.95",
+    "lambda/rewards",
+    "lambda/values",
+    "segments/0/actions_ends_mask",
+    "segments/1/actions_ends_mask",
+    "segments/2/actions_ends_mask",
+    "segments/3/actions_ends_mask",
+    "segments/4/actions_ends_mask",
+    "segments/5/actions_ends_mask",
+    "segments/start_stop",
+    "world_model/labels_ends",
+    "world_model/labels_observations",
+    "world_model/labels_rewards",
+    "world_model/logits_ends",
+    "world_model/logits_observations",
+    "world_model/logits_rewards",
+    "world_model/loss/loss_ends",
+    "world_model/loss/loss_obs",
+    "world_model/loss/loss_rewards",
+    "world_model/loss/total",
+    "world_model/loss_batch/actions",
+    "world_model/loss_batch/ends",
+    "world_model/loss_batch/mask_padding",
+    "world_model/loss_batch/obs_tokens",
+    "world_model/loss_batch/rewards",
+    "world_model/output_sequence_last_block",
+    "world_model/tokens",
+)
+NEED_THE_PUBLISHED_AUTOENCODER = (
+    "imagination_greedy/decoded_channel_means",
+    "imagination_greedy/first_lowres",
+    "tokenizer/decoded_raw",
+    "tokenizer/encode_decode_0to1_unclamped_means",
+    "tokenizer/loss/commitment_loss",
+    "tokenizer/loss/perceptual_loss",
+    "tokenizer/loss/reconstruction_loss",
+    "tokenizer/loss/total",
+    "tokenizer/obs_lowres",
+    "tokenizer/tokens",
+    "tokenizer/z",
+    "tokenizer/z_quantized",
+    "world_model/loss_batch/obs_lowres",
+)
+
+
+def golden(key: str) -> Tensor:
+    return torch.from_numpy(GOLDEN[key])
+
+
+def assert_close(actual: Tensor, key: str) -> None:
+    expected = golden(key)
+    torch.testing.assert_close(actual.detach().to(expected.dtype), expected, rtol=1e-5, atol=2e-6)
+
+
+def frames(key: str) -> Tensor:
+    """Frames [0, 1] (..., 3, 64, 64), stored as every eighth pixel of flat 8×8 squares."""
+    return (golden(key).float() / 255).repeat_interleave(8, -2).repeat_interleave(8, -1)
+
+
+# Weights
+
+
+def world_model_names() -> dict[str, list[str]]:
+    """Our parameter → the published ones it is made of; several are stacked along their first axis."""
+    names = {
+        "transformer.position_embedding.weight": ["pos_emb.weight"],
+        "action_embedding.weight": ["embedder.embedding_tables.0.weight"],
+        "frame_embedding.weight": ["embedder.embedding_tables.1.weight"],
+    }
+    pairs = {"transformer.norm": ["transformer.ln_f"]}
+    for layer in range(DESCRIPTION["config"]["layers"]):
+        ours, theirs = f"transformer.blocks.{layer}", f"transformer.blocks.{layer}"
+        pairs[f"{ours}.attention_norm"] = [f"{theirs}.ln1"]
+        pairs[f"{ours}.mlp_norm"] = [f"{theirs}.ln2"]
+        pairs[f"{ours}.attention.query_key_value"] = [f"{theirs}.attn.{part}" for part in ("query", "key", "value")]
+        pairs[f"{ours}.attention.projection"] = [f"{theirs}.attn.proj"]
+        pairs |= {f"{ours}.mlp.{index}": [f"{theirs}.mlp.{index}"] for index in (0, 2)}
+    for ours, theirs in (("frame", "observations"), ("reward", "rewards"), ("end", "ends")):
+        pairs |= {f"{ours}_head.{index}": [f"head_{theirs}.head_module.{index}"] for index in (0, 2)}
+    return names | with_weight_and_bias(pairs)
+
+
+def actor_critic_names() -> dict[str, list[str]]:
+    pairs = {f"convolutions.{3 * index}": [f"conv{index + 1}"] for index in range(4)}
+    pairs |= {"actor": ["actor_linear"], "critic": ["critic_linear"]}
+    parts = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+    return with_weight_and_bias(pairs) | {f"lstm.{part}_l0": [f"lstm.{part}"] for part in parts}
+
+
+def with_weight_and_bias(pairs: dict[str, list[str]]) -> dict[str, list[str]]:
+    return {
+        f"{ours}.{kind}": [f"{name}.{kind}" for name in theirs]
+        for ours, theirs in pairs.items()
+        for kind in ("weight", "bias")
+    }
+
+
+def load_published(module: nn.Module, component: str, names: dict[str, list[str]]) -> None:
+    state = {
+        ours: torch.cat([golden(f"weight/{component}.{name}").float() for name in theirs])
+        for ours, theirs in names.items()
+    }
+    module.load_state_dict(state, strict=True)
+
+
+def published_world_model() -> WorldModel:
+    config = DESCRIPTION["config"]
+    model = WorldModel(
+        vocab_size=config["vocab"],
+        num_actions=DESCRIPTION["num_actions"],
+        tokens_per_frame=TOKENS_PER_FRAME,
+        timesteps=config["blocks"],
+        embed_dim=config["embed"],
+        layers=config["layers"],
+        heads=config["heads"],
+    )
+    load_published(model, "world_model", world_model_names())
+    return model.eval()
+
+
+def published_actor_critic() -> ActorCritic:
+    model = ActorCritic(DESCRIPTION["num_actions"])
+    load_published(model, "actor_critic", actor_critic_names())
+    return model.eval()
+
+
+def assert_gradient_norms(module: nn.Module, component: str, names: dict[str, list[str]]) -> None:
+    for ours, parameter in module.named_parameters():
+        for name, part in zip(names[ours], parameter.grad.chunk(len(names[ours])), strict=True):
+            # In double: a float32 norm of two million elements is itself off by 1e-4. The gradient of a key bias, which
+            # shifts all scores of a query alike, is zero but for rounding.
+            expected = golden(f"{component}/grad_norm/{name}").item()
+            assert part.double().norm().item() == pytest.approx(expected, rel=1e-5, abs=2e-6), name
+
+
+@pytest.mark.parametrize(
+    ("component", "names"), [("world_model", world_model_names()), ("actor_critic", actor_critic_names())]
+)
+def test_every_published_weight_has_a_place(component, names):
+    buffers = ("attn.mask", "indices")
+    published = {
+        key.removeprefix(f"weight/{component}.")
+        for key in GOLDEN
+        if key.startswith(f"weight/{component}.") and not key.endswith(buffers)
+    }
+    placed = [name for theirs in names.values() for name in theirs]
+    assert sorted(placed) == sorted(published)
+    prefix = f"{component}/grad_norm/"
+    assert {key.removeprefix(prefix) for key in GOLDEN if key.startswith(prefix)} == published
+
+
+def test_every_golden_array_is_covered_or_waits_for_the_published_autoencoder():
+    rest = {key for key in GOLDEN if not key.startswith("weight/") and "/grad_norm/" not in key}
+    assert set(COVERED).isdisjoint(NEED_THE_PUBLISHED_AUTOENCODER)
+    assert set(COVERED) | set(NEED_THE_PUBLISHED_AUTOENCODER) == rest
+
+
+# World model
+
+
+def sequences() -> tuple[Tensor, Tensor]:
+    """Frame tokens (2, 20, 16) and actions (2, 20) of the golden sequences of 340 tokens."""
+    timesteps = golden("world_model/tokens").view(2, -1, TOKENS_PER_FRAME + 1)
+    return timesteps[:, :, :-1], timesteps[:, :, -1]
+
+
+def test_world_model_logits():
+    predictions = published_world_model()(*sequences())
+    assert_close(predictions.frame_tokens, "world_model/logits_observations")
+    assert_close(predictions.rewards, "world_model/logits_rewards")
+    assert_close(predictions.ends, "world_model/logits_ends")
+
+
+def test_world_model_output_sequence():
+    model = published_world_model()
+    frame_tokens, actions = sequences()
+    embeddings = torch.cat((model.frame_embedding(frame_tokens), model.action_embedding(actions)[:, :, None]), 2)
+    hidden = model.transformer(embeddings.flatten(1, 2))
+    assert_close(hidden[:, -TOKENS_PER_FRAME - 1 :], "world_model/output_sequence_last_block")
+
+
+@torch.no_grad()
+def test_world_model_logits_step_by_step_with_the_cache():
+    model = published_world_model()
+    frame_tokens, actions = sequences()
+    cache = model.transformer.empty_cache(2)
+    model.read_frames(frame_tokens[:, :1], actions[:, :0], cache)
+    token_logits, rewards, ends = [], [], []
+    for t in range(20):
+        answer = model.step(frame_tokens[:, t, -1], actions[:, t], cache)
+        rewards.append(answer.reward)
+        ends.append(answer.end)
+        token_logits.append(answer.first_token)
+        if t < 19:
+            token_logits += [model.next_token(frame_tokens[:, t + 1, k], cache) for k in range(TOKENS_PER_FRAME - 1)]
+    assert cache.lengths.tolist() == [340, 340]
+    # the cache was not asked about the first frame, whose tokens but the last predict 15 entries
+    expected = golden("world_model/logits_observations")[:, TOKENS_PER_FRAME - 1 :]
+    torch.testing.assert_close(torch.stack(token_logits, 1), expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(torch.stack(rewards, 1), golden("world_model/logits_rewards"), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(torch.stack(ends, 1), golden("world_model/logits_ends"), rtol=1e-5, atol=1e-5)
+
+
+def loss_batch() -> dict[str, Tensor]:
+    batch = {key: golden(f"world_model/loss_batch/{key}") for key in ("actions", "rewards", "ends")}
+    tokens, mask = golden("world_model/loss_batch/obs_tokens"), golden("world_model/loss_batch/mask_padding")
+    return batch | {"frame_tokens": tokens, "mask": mask, "ends": batch["ends"].bool()}
+
+
+def test_world_model_losses_and_gradients():
+    model = published_world_model()
+    loss, metrics = model.loss(**loss_batch())
+    assert_close(metrics["frame_loss"], "world_model/loss/loss_obs")
+    assert_close(metrics["reward_loss"], "world_model/loss/loss_rewards")
+    assert_close(metrics["end_loss"], "world_model/loss/loss_ends")
+    assert_close(loss, "world_model/loss/total")
+    loss.backward()
+    assert_gradient_norms(model, "world_model", world_model_names())
+
+
+def test_world_model_labels(monkeypatch):
+    labels = []
+
+    def record(logits, targets, mask):
+        labels.append(targets.masked_fill(~mask, -100).flatten())
+        return F.cross_entropy(logits.flatten(0, -2), labels[-1])
+
+    monkeypatch.setattr(world_model_module, "masked_cross_entropy", record)
+    published_world_model().loss(**loss_batch())
+    for name, actual in zip(("observations", "rewards", "ends"), labels, strict=True):
+        assert torch.equal(actual, golden(f"world_model/labels_{name}")), name
+
+
+# Imagination
+
+
+class NoPictures:
+    """Stands in for the published autoencoder: the dream in tokens does not depend on its pictures."""
+
+    def decode(self, tokens):
+        return torch.zeros(len(tokens), 3, 64, 64)
+
+
+def test_a_greedy_dream_across_the_context_limit():
+    dynamics = Dynamics(NoPictures(), published_world_model(), temperature=0, overflow_context=1)
+    tokens = golden("imagination_greedy/obs_tokens")
+    cache_sizes = golden("imagination_greedy/cache_size_after").tolist()
+    state = dynamics.start_from_tokens(tokens[0])
+    for t, action in enumerate(golden("imagination_greedy/actions")):
+        assert (state.cache.lengths + 1).tolist() == [cache_sizes[t]] * 2  # ours leaves the last token to the next step
+        state, step = dynamics.step(state, action)
+        assert torch.equal(state.frame_tokens[:, -1], tokens[t + 1]), t
+        assert torch.equal(step.reward, golden("imagination_greedy/rewards")[t]), t
+        assert torch.equal(step.end, golden("imagination_greedy/dones")[t]), t
+    assert (state.cache.lengths + 1).tolist() == [cache_sizes[-1]] * 2
+
+
+# Actor-critic
+
+
+def burnt_in(model: ActorCritic):
+    return model.burn_in(frames("actor_critic/burn_in_lowres"), golden("actor_critic/burn_in_mask"))
+
+
+def test_actor_critic_burn_in_with_masks():
+    hidden, cell = burnt_in(published_actor_critic())
+    assert_close(hidden, "actor_critic/hx_after_burn_in")
+    assert_close(cell, "actor_critic/cx_after_burn_in")
+
+
+def test_actor_critic_outputs():
+    model = published_actor_critic()
+    logits, values, (hidden, _) = model(frames("actor_critic/obs_lowres"), burnt_in(model))
+    assert_close(logits, "actor_critic/logits_actions")
+    assert_close(values, "actor_critic/values")
+    assert_close(hidden, "actor_critic/hx_last")
+
+
+def test_actor_critic_losses_and_gradients():
+    model = published_actor_critic()
+    given = {name: golden(f"actor_critic/loss_given/{name}") for name in ("actions", "rewards", "ends")}
+    trajectory = Trajectory(frames("actor_critic/obs_lowres"), **given)
+    loss, metrics = model.loss(trajectory, burnt_in(model), discount=0.995, lambda_=0.95, entropy_weight=0.001)
+    assert_close(metrics["policy_loss"], "actor_critic/loss/loss_actions")
+    assert_close(metrics["value_loss"], "actor_critic/loss/loss_values")
+    assert_close(-0.001 * metrics["entropy"], "actor_critic/loss/loss_entropy")
+    assert_close(loss, "actor_critic/loss/total")
+    loss.backward()
+    assert_gradient_norms(model, "actor_critic", actor_critic_names())
+
+
+def test_lambda_returns():
+    rewards, values, ends = (golden(f"lambda/{name}") for name in ("rewards", "values", "ends"))
+    returns = lambda_returns(rewards, values, ends, discount=0.995, lambda_=0.95)
+    assert_close(returns, "lambda/returns_gamma0.995_lambda0.95")
+
+
+# Segments
+
+
+class Scripted:
+    """A generator that answers with these numbers, one a call."""
+
+    def __init__(self, *numbers: int) -> None:
+        self.numbers = list(numbers)
+
+    def integers(self, *_, **__):
+        return np.array([self.numbers.pop(0)])
+
+
+@pytest.mark.parametrize("case", range(6))
+def test_segments_of_an_episode_of_seven_steps(case):
+    start, stop = GOLDEN["segments/start_stop"][case].tolist()
+    align, drawn = ("start", start) if start >= 0 else ("end", stop - 1)
+    with Replay(None, chunk_rows=8) as replay:
+        for step in range(7):
+            replay.append(np.zeros((3, 64, 64), np.uint8), step + 1, 0.0, step == 6, False)
+        segment = replay.sample_segments(1, stop - start, generator=Scripted(0, drawn), align=align)
+    actual = torch.stack((segment.actions[0], segment.ends[0].long(), segment.mask[0].long()))
+    assert torch.equal(actual, golden(f"segments/{case}/actions_ends_mask"))
