@@ -16,14 +16,14 @@ def main(run: Path, max_steps: int = 5000, seed: int = 0) -> None:
     env = make_env(agent.config.env, evaluation=True)
     observation, _ = env.reset(seed=seed)
     memory, episode_return = None, 0.0
-    for step in range(1, max_steps + 1):
+    for length in range(1, max_steps + 1):
         action, memory = agent.predict(observation, memory)
         observation, reward, terminated, truncated, _ = env.step(action)
         episode_return += float(reward)
         if terminated or truncated:
             break
     env.close()
-    print(f"{agent.config.env}: return {episode_return:.1f} after {step} steps")
+    print(f"{agent.config.env}: return {episode_return:.1f} after {length} steps")
 
 
 if __name__ == "__main__":

@@ -59,7 +59,7 @@ class FakeLearner:
         self.plan = LearnerPlan(**(values | {"align": "start"} | plan))
         self.updates = 0
 
-    def update(self, segment):
+    def update(self, segment, epoch):
         self.updates += 1
         return {"loss": torch.tensor(segment)}
 
