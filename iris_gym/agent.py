@@ -1,5 +1,6 @@
 """`IRISAgent`: IRIS with the face of a Stable-Baselines3 algorithm."""
 
+import json
 import time
 import warnings
 import weakref
@@ -25,8 +26,10 @@ from iris_gym.envs import batched, check_spaces, make_vec_env, to_frames
 from iris_gym.errors import UsageError
 from iris_gym.evaluation.evaluate import EpisodeScore, evaluate
 from iris_gym.evaluation.pictures import save_run_pictures
+from iris_gym.hub import HubAgent
 from iris_gym.imagination.dynamics import Dynamics
 from iris_gym.imagination.policy import Policy
+from iris_gym.published import check_actions, read_published
 from iris_gym.training import checkpoint
 from iris_gym.training.checkpoint import Snapshot
 from iris_gym.training.logs import run_logger
@@ -56,7 +59,7 @@ class IRISPolicy(BasePolicy):
         return self.acting.act(frames, state, temperature=0.0 if deterministic else 1.0)[0]
 
 
-class IRISAgent(BaseAlgorithm):
+class IRISAgent(HubAgent, BaseAlgorithm):
     """IRIS: a policy learned inside a world model that is learned from little experience (Micheli et al. 2023).
 
     Args:
@@ -416,15 +419,40 @@ class IRISAgent(BaseAlgorithm):
         go on in it, use `resume`.
         """
         snapshot = read_snapshot(path)
-        agent = cls(
+        return cls._from_snapshot(
+            snapshot,
+            path,
             env,
-            _config_of(snapshot, path),
             tensorboard_log=tensorboard_log,
             verbose=verbose,
             seed=snapshot.state["seed"] if seed is None else seed,
             device=device,
-            _snapshot=snapshot,
         )
+
+    @classmethod
+    def from_published(
+        cls,
+        path: str | Path,
+        env: GymEnv | str,
+        transformer_heads: int = 4,
+        device: torch.device | str = "auto",
+        *,
+        run_dir: str | Path | None = None,
+        perceptual_weight: float = 1.0,
+        seed: int | None = None,
+        verbose: int = 0,
+    ) -> "IRISAgent":
+        """An agent with the weights of a published checkpoint, a file or `hf://owner/repository/path`.
+
+        With `run_dir` it is an ordinary run that has learned nothing yet: further learning begins at the first epoch.
+        `perceptual_weight=0` lets the autoencoder learn without LPIPS. See `published.read_published`.
+        """
+        snapshot = read_published(path, transformer_heads)
+        check_actions(env, snapshot, path)
+        snapshot.state["config"]["perceptual_weight"] = perceptual_weight
+        agent = cls._from_snapshot(snapshot, path, env, device=device, run_dir=run_dir, seed=seed, verbose=verbose)
+        del snapshot  # and with it the pages of the file that were read
+        agent.save_checkpoint()
         return agent
 
     @classmethod
@@ -450,6 +478,12 @@ class IRISAgent(BaseAlgorithm):
             _snapshot=snapshot,
             _run=run,
         )
+
+    @classmethod
+    def _from_snapshot(
+        cls, snapshot: Snapshot, source: str | Path, env: GymEnv | str | None, **arguments: Any
+    ) -> "IRISAgent":
+        return cls(env, _config_of(snapshot, source), _snapshot=snapshot, **arguments)
 
     def save_checkpoint(self) -> None:
         """Write a checkpoint and pictures into the run folder; without one, nothing."""
@@ -497,14 +531,20 @@ class IRISAgent(BaseAlgorithm):
         )
         return Snapshot(state, checkpoint.module_tensors(self.models.by_name()), training)
 
+    def _scores(self) -> dict[str, Any] | None:
+        file = self.run.scores_file if self.run else None
+        return json.loads(file.read_text()) if file and file.is_file() else None
+
     def _restore(self, snapshot: Snapshot) -> None:
         checkpoint.load_modules(self.models.by_name(), snapshot.weights, "the saved agent")
+        self.num_timesteps = snapshot.state["num_timesteps"]
+        if not snapshot.training:  # published or shared weights, whose training begins anew
+            return
         optimizers = {learner.name: learner.optimizer for learner in self.trainer.learners}
         checkpoint.load_optimizers(optimizers, _under("optimizer", snapshot.training))
         self.streams.load_state_dict(_under("random", snapshot.training))
         self.streams.sampling.bit_generator.state = snapshot.state["sampling"]
         self.trainer.load_state_dict(snapshot.state["trainer"], _under("metric", snapshot.training))
-        self.num_timesteps = snapshot.state["num_timesteps"]
 
 
 def check_total_timesteps(total_timesteps: int) -> None:

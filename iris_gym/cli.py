@@ -28,7 +28,7 @@ from iris_gym.evaluation.scores import summary, write_scores
 from iris_gym.progress import TrainingDisplay
 from iris_gym.training.run_folder import RunFolder
 
-Preset = Literal["auto", "default", "small", "tiny"]
+Preset = Literal["auto", "default", "paper", "small", "tiny"]
 
 
 @dataclass

@@ -1,0 +1,199 @@
+"""Agents on the Hugging Face hub: a folder of JSON, safetensors and a model card."""
+
+import json
+from collections.abc import Mapping
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import (
+    EvalResult,
+    ModelCard,
+    ModelCardData,
+    ModelHubMixin,
+    get_hf_file_metadata,
+    hf_hub_download,
+    hf_hub_url,
+)
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from typing_extensions import Self
+
+from iris_gym.errors import UsageError
+from iris_gym.training.checkpoint import FORMAT_VERSION, Snapshot
+
+SCHEME = "hf://"
+CONFIG_FILE, WEIGHTS_FILE, CARD_FILE = "config.json", "model.safetensors", "README.md"
+
+CARD = """
+# IRIS on {env}
+
+An [IRIS](https://arxiv.org/abs/2209.00588) agent (Micheli, Alonso and Fleuret, ICLR 2023): a world model, and a policy
+that was learned inside it. Trained and stored by `iris_gym`.
+
+| | |
+|---|---|
+| environment | `{env}`, {num_actions} actions |
+| environment steps | {steps} |
+| score | {score} |
+
+```python
+from iris_gym import IRISAgent
+
+agent = IRISAgent.from_pretrained("{repo_id}")
+action, memory = agent.predict(observation)
+```
+
+## Hyperparameters
+
+```json
+{config}
+```
+"""
+
+
+class HubAgent(ModelHubMixin):
+    """`save_pretrained`, `from_pretrained` and `push_to_hub` for an agent that can be told in a `Snapshot`.
+
+    What is stored are the weights and the config; optimizers, random states and the replay are not.
+    """
+
+    _hub_mixin_config: Any = {}  # keeps the mixin from recording the constructor's arguments: `config.json` is ours
+
+    def _snapshot(self) -> Snapshot:
+        raise NotImplementedError
+
+    @classmethod
+    def _from_snapshot(cls, snapshot: Snapshot, source: str | Path, env: Any, **arguments: Any) -> Self:
+        raise NotImplementedError
+
+    def _scores(self) -> dict[str, Any] | None:
+        """The contents of `scores.json`; None before an evaluation."""
+        raise NotImplementedError
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        write_pretrained(self._snapshot(), save_directory)
+        self.generate_model_card(repo_id=save_directory.name).save(save_directory / CARD_FILE)
+
+    def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
+        """The card, filled in from the agent's state and its last evaluation; `repo_id` is named in its example."""
+        return model_card(self._snapshot().state, self._scores(), str(kwargs.get("repo_id") or "this repository"))
+
+    @classmethod
+    def from_pretrained(  # type: ignore[override]
+        cls,
+        folder_or_hub_id: str | Path,
+        env: Any = None,
+        *,
+        device: str = "auto",
+        revision: str | None = None,
+        token: str | bool | None = None,
+    ) -> Self:
+        """An agent from a folder that `save_pretrained` wrote, or from a repository `owner/name` on the hub.
+
+        As with `load` it can predict, evaluate and dream; with `env` it can learn, from the beginning of its schedule.
+
+        Raises:
+            UsageError: there is no such agent, it cannot be had, or its files do not fit together.
+        """
+        source = str(folder_or_hub_id)
+        folder = Path(source)
+        if not folder.is_dir():
+            files = [_fetch(source, name, revision=revision, token=token) for name in (CONFIG_FILE, WEIGHTS_FILE)]
+            folder = files[0].parent
+        return cls._from_snapshot(read_pretrained(folder, source), source, env, device=device)
+
+
+def write_pretrained(snapshot: Snapshot, folder: Path) -> None:
+    """Write weights and config; `read_pretrained` reads them."""
+    state = {name: snapshot.state[name] for name in STATE}
+    save_file({name: tensor.contiguous() for name, tensor in snapshot.weights.items()}, folder / WEIGHTS_FILE)
+    (folder / CONFIG_FILE).write_text(json.dumps({"format_version": FORMAT_VERSION, **state}, indent=2) + "\n")
+
+
+STATE = "config env num_actions observation_shape n_envs seed num_timesteps".split()
+"""What is kept of a snapshot's state."""
+
+
+def read_pretrained(folder: Path, source: str) -> Snapshot:
+    """A snapshot with weights alone. Raises `UsageError`, which names `source`, for anything else in the folder."""
+    try:
+        stored = json.loads((folder / CONFIG_FILE).read_text())
+        version = stored["format_version"]
+        state = {name: stored[name] for name in STATE}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"{source!r} is no shared agent: its {CONFIG_FILE} is missing or damaged") from error
+    if version != FORMAT_VERSION:
+        raise UsageError(f"{source!r} has format_version={version!r}, this iris_gym reads {FORMAT_VERSION}")
+    try:
+        return Snapshot(state, load_file(folder / WEIGHTS_FILE), training={})
+    except (OSError, SafetensorError) as error:
+        raise UsageError(f"{source!r} is damaged: {WEIGHTS_FILE}: {error}") from error
+
+
+def model_card(state: Mapping[str, Any], scores: Mapping[str, Any] | None, repo_id: str) -> ModelCard:
+    """A card that tells environment, steps, scores and config; `state` as in a snapshot, `scores` as in scores.json."""
+    env = state["env"] or "an environment of its own"
+    data = ModelCardData(
+        library_name="iris-gym",
+        pipeline_tag="reinforcement-learning",
+        tags=["deep-reinforcement-learning", "world-models", "iris", env],
+        model_name=f"IRIS on {env}",
+        eval_results=[_result(env, scores)] if scores else None,
+    )
+    text = CARD.format(
+        env=env,
+        num_actions=state["num_actions"],
+        steps=f"{state['num_timesteps']:,}",
+        score=_score(scores) if scores else "not evaluated yet",
+        repo_id=repo_id,
+        config=json.dumps(state["config"], indent=2),
+    )
+    return ModelCard(f"---\n{data.to_yaml()}\n---\n{text}")
+
+
+def _result(env: str, scores: Mapping[str, Any]) -> EvalResult:
+    return EvalResult(
+        task_type="reinforcement-learning",
+        dataset_type=env,
+        dataset_name=env,
+        metric_type="mean_reward",
+        metric_value=scores["mean"],
+    )
+
+
+def _score(scores: Mapping[str, Any]) -> str:
+    spread, human = scores["standard_error"], scores["human_normalized"]
+    text = f"{scores['mean']:.2f}" + (f" ± {spread:.2f}" if spread is not None else "")
+    text += f" over {len(scores['episodes'])} episodes"
+    return text + (f", human-normalised {human:.3f}" if human is not None else "")
+
+
+def is_hub_file(address: str | Path) -> bool:
+    return str(address).startswith(SCHEME)
+
+
+def download(address: str) -> Path:
+    """The local copy of `hf://owner/repository/path`, kept in the hub's own cache."""
+    parts = address.removeprefix(SCHEME).split("/", 2)
+    if len(parts) < 3 or not all(parts):
+        raise UsageError(f"{address!r} names no file; write {SCHEME}owner/repository/path")
+    return _fetch("/".join(parts[:2]), parts[2])
+
+
+def _fetch(repo_id: str, file: str, *, revision: str | None = None, token: str | bool | None = None) -> Path:
+    """A file of a repository; without a connection, what the hub's cache has of it."""
+    fetch = partial(hf_hub_download, repo_id, file, revision=revision, token=token)
+    try:
+        # Where there is no connection this says so at once; the download would first try again for half a minute.
+        get_hf_file_metadata(hf_hub_url(repo_id, file, revision=revision), token=token)
+        return Path(fetch())
+    except Exception as error:  # the hub's own kinds, the network's below it, and ValueError for a malformed name
+        with suppress(Exception):
+            return Path(fetch(local_files_only=True))
+        reason = str(error).strip().partition("\n")[0]
+        raise UsageError(
+            f"{file!r} of {repo_id!r} on the Hugging Face hub cannot be had ({type(error).__name__}: {reason[:160]}); "
+            "check the name and the connection, or fetch it elsewhere and give its path"
+        ) from error
