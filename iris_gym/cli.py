@@ -1,4 +1,4 @@
-"""The command line: `iris-gym train` and `iris-gym evaluate`."""
+"""The command line: `iris-gym train`, `iris-gym evaluate` and `iris-gym import`."""
 
 import argparse
 import contextlib
@@ -137,6 +137,36 @@ class Evaluate:
         return 0
 
 
+@dataclass
+class Import:
+    """Make a run folder of a checkpoint that the published implementation wrote."""
+
+    published: str
+    """A file such as last.pt, or hf://owner/repository/path on the Hugging Face hub."""
+    env: str
+    """The environment that it was trained in, such as ALE/Pong-v5."""
+    out: Path
+    """A new folder for the run."""
+    transformer_heads: int = 4
+    """Attention heads of its world model, which no tensor tells."""
+    perceptual_weight: float = 1.0
+    """Of LPIPS in further learning; 0 learns without the extra iris-gym[lpips]."""
+
+    def run(self, console: Console) -> int:
+        agent = IRISAgent.from_published(
+            self.published,
+            self.env,
+            self.transformer_heads,
+            "cpu",
+            run_dir=self.out,
+            perceptual_weight=self.perceptual_weight,
+        )
+        parameters = sum(parameter.numel() for parameter in agent.policy.parameters())
+        _say(console, f"imported {parameters:,} parameters; run folder {self.out}")
+        _say(console, f"play with it: iris-gym evaluate --run {self.out}")
+        return 0
+
+
 class StopSignals:
     """Notes SIGINT and SIGTERM, so that a run can stop between two updates; the second one acts at once."""
 
@@ -163,11 +193,12 @@ def default_run_dir(env_id: str) -> Path:
     return Path("runs") / env_id.replace("/", "-").replace(":", "-") / time.strftime("%Y-%m-%d_%H-%M-%S")
 
 
-def parse(arguments: Sequence[str]) -> Train | Evaluate:
+def parse(arguments: Sequence[str]) -> Train | Evaluate | Import:
     """Read the command line. The defaults of `train`'s flags are the preset's, the file's or the resumed run's."""
     commands = Annotated[
         Annotated[Train, tyro.conf.subcommand("train", default=Train(_base_config(arguments)))]
-        | Annotated[Evaluate, tyro.conf.subcommand("evaluate")],
+        | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
+        | Annotated[Import, tyro.conf.subcommand("import")],
         None,
     ]
     complaint = io.StringIO()

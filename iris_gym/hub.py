@@ -17,11 +17,11 @@ from huggingface_hub import (
     hf_hub_url,
 )
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from typing_extensions import Self
 
 from iris_gym.errors import UsageError
-from iris_gym.training.checkpoint import FORMAT_VERSION, Snapshot
+from iris_gym.training.checkpoint import FORMAT_VERSION, Snapshot, write_tensors
 
 SCHEME = "hf://"
 CONFIG_FILE, WEIGHTS_FILE, CARD_FILE = "config.json", "model.safetensors", "README.md"
@@ -108,7 +108,7 @@ class HubAgent(ModelHubMixin):
 def write_pretrained(snapshot: Snapshot, folder: Path) -> None:
     """Write weights and config; `read_pretrained` reads them."""
     state = {name: snapshot.state[name] for name in STATE}
-    save_file({name: tensor.contiguous() for name, tensor in snapshot.weights.items()}, folder / WEIGHTS_FILE)
+    write_tensors(snapshot.weights, folder / WEIGHTS_FILE)
     (folder / CONFIG_FILE).write_text(json.dumps({"format_version": FORMAT_VERSION, **state}, indent=2) + "\n")
 
 

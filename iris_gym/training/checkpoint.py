@@ -14,6 +14,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as tensors_from_bytes
 from safetensors.torch import save as tensors_to_bytes
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -36,12 +37,21 @@ class Snapshot:
     training: dict[str, Tensor]  # optimizer moments, random states, metrics of the running epoch
 
     def to_files(self) -> dict[str, bytes]:
-        state = {"format_version": FORMAT_VERSION, **self.state}
         return {
-            STATE_FILE: json.dumps(state, indent=2).encode(),
-            WEIGHTS_FILE: _to_bytes(self.weights),
-            TRAINING_FILE: _to_bytes(self.training),
+            STATE_FILE: self._state_bytes(),
+            WEIGHTS_FILE: tensors_to_bytes(_contiguous(self.weights)),
+            TRAINING_FILE: tensors_to_bytes(_contiguous(self.training)),
         }
+
+    def write(self, folder: Path) -> None:
+        """The same files in a folder, flushed to disk. As bytes the tensors would lie in memory three times more."""
+        write_tensors(self.weights, folder / WEIGHTS_FILE)
+        write_tensors(self.training, folder / TRAINING_FILE)
+        (folder / STATE_FILE).write_bytes(self._state_bytes())
+        _sync(folder / STATE_FILE)
+
+    def _state_bytes(self) -> bytes:
+        return json.dumps({"format_version": FORMAT_VERSION, **self.state}, indent=2).encode()
 
     @classmethod
     def from_files(cls, files: Mapping[str, bytes], source: str) -> "Snapshot":
@@ -104,17 +114,17 @@ def write_checkpoint(snapshot: Snapshot, root: Path, step: int, keep: int) -> Pa
     temporary = Path(tempfile.mkdtemp(dir=root, prefix=".incomplete-"))
     os.chmod(temporary, 0o777 & ~_umask())
     try:
-        for name, content in snapshot.to_files().items():
-            _write_durably(temporary / name, content)
-        _write_durably(temporary / COMPLETE_FILE, b"")
-        _sync_folder(temporary)
+        snapshot.write(temporary)
+        (temporary / COMPLETE_FILE).touch()
+        _sync(temporary / COMPLETE_FILE)
+        _sync(temporary)
         final = root / f"{step:010d}"
         replaced = final.with_name(final.name + REPLACED)
         if final.exists():
             shutil.rmtree(replaced, ignore_errors=True)
             os.rename(final, replaced)
         os.rename(temporary, final)
-        _sync_folder(root)
+        _sync(root)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
@@ -146,9 +156,16 @@ def module_tensors(modules: Mapping[str, nn.Module]) -> dict[str, Tensor]:
     return {f"{name}.{key}": value for name, module in modules.items() for key, value in module.state_dict().items()}
 
 
-def _to_bytes(tensors: Mapping[str, Tensor]) -> bytes:
+def write_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Write a safetensors file, flushed to disk, with the permissions of any new file; safetensors gives none to others."""
+    save_file(_contiguous(tensors), path)
+    os.chmod(path, 0o666 & ~_umask())
+    _sync(path)
+
+
+def _contiguous(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """safetensors takes tensors in row-major order only."""
-    return tensors_to_bytes({name: tensor.contiguous() for name, tensor in tensors.items()})
+    return {name: tensor.contiguous() for name, tensor in tensors.items()}
 
 
 def load_modules(modules: Mapping[str, nn.Module], tensors: Mapping[str, Tensor], source: str) -> None:
@@ -188,14 +205,8 @@ def load_optimizers(optimizers: Mapping[str, Optimizer], tensors: Mapping[str, T
         optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
-def _write_durably(path: Path, content: bytes) -> None:
-    with open(path, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync_folder(path: Path) -> None:
+def _sync(path: Path) -> None:
+    """Flush a file, or a folder's list of files, to disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
