@@ -157,7 +157,7 @@ def module_tensors(modules: Mapping[str, nn.Module]) -> dict[str, Tensor]:
 
 
 def write_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Write a safetensors file, flushed to disk, with the permissions of any new file; safetensors gives none to others."""
+    """Write a safetensors file, flushed to disk, with the permissions of any new file; safetensors sets 600."""
     save_file(_contiguous(tensors), path)
     os.chmod(path, 0o666 & ~_umask())
     _sync(path)
