@@ -1,8 +1,11 @@
 """The learned simulator: frames in, actions in, frames, rewards and ends out."""
 
+import copy
+import math
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from iris_gym.errors import UsageError
@@ -29,6 +32,15 @@ class DreamState:
         return DreamState(self.frame_tokens, self.actions, self.cache.clone())
 
 
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What the world model answers to one action, but for the frame, which is the last of the state's tokens."""
+
+    reward: Tensor  # (B,) float32, one of -1, 0, 1
+    end: Tensor  # (B,) bool
+    log_prob: Tensor | None  # (B,) float32, of the frame's tokens under the world model; None where not asked for
+
+
 class Dynamics:
     """A tokenizer and a world model as a simulator on tensors.
 
@@ -45,11 +57,13 @@ class Dynamics:
         overflow_context: int = 1,
         temperature: float = 1.0,
     ) -> None:
-        if not 1 <= overflow_context < world_model.timesteps:
+        if type(overflow_context) is not int or not 1 <= overflow_context < world_model.timesteps:
             raise UsageError(
                 f"overflow_context={overflow_context} must lie between 1 and {world_model.timesteps - 1}: "
                 f"the transformer reads {world_model.timesteps} timesteps and needs room for one more"
             )
+        if not 0 <= temperature < math.inf:
+            raise UsageError(f"temperature={temperature} must be 0, for the likeliest, or a greater number")
         self.tokenizer = tokenizer
         self.world_model = world_model
         self.overflow_context = overflow_context
@@ -59,6 +73,19 @@ class Dynamics:
     def num_actions(self) -> int:
         return self.world_model.num_actions
 
+    @property
+    def device(self) -> torch.device:
+        return self.world_model.frame_embedding.weight.device
+
+    def with_options(self, *, overflow_context: int, temperature: float) -> "Dynamics":
+        """The same networks, not copied, dreaming otherwise."""
+        checked = Dynamics(
+            self.tokenizer, self.world_model, overflow_context=overflow_context, temperature=temperature
+        )
+        changed = copy.copy(self)  # of a subclass too
+        changed.overflow_context, changed.temperature = checked.overflow_context, checked.temperature
+        return changed
+
     @torch.no_grad()
     def start(self, frames: Tensor) -> DreamState:
         """Begin one dream a row at real frames (B, 3, 64, 64) in [0, 1]."""
@@ -67,8 +94,36 @@ class Dynamics:
     @torch.no_grad()
     def start_from_tokens(self, tokens: Tensor) -> DreamState:
         """Begin one dream a row at frames given as tokens (B, K) int64."""
-        no_actions = tokens.new_empty(tokens.shape[0], 0)
-        return self._read(tokens[:, None], no_actions)
+        tokens = tokens[:, None]
+        no_actions = tokens.new_empty(len(tokens), 0)
+        return DreamState(tokens, no_actions, self._read(tokens, no_actions, room=True))
+
+    @torch.no_grad()
+    def prepare(self, frames: Tensor) -> DreamState:
+        """Like `start`, but only to `restart` rows of another dream from: the cache has no room for a step."""
+        tokens = self.tokenizer.encode(frames)[:, None]
+        no_actions = tokens.new_empty(len(tokens), 0)
+        return DreamState(tokens, no_actions, self._read(tokens, no_actions, room=False))
+
+    def blank(self, rows: int, cache: KeyValueCache | None = None) -> DreamState:
+        """A dream of `rows` rows that stand nowhere yet, to be restarted. The memory of `cache` is used again."""
+        if cache is None:
+            cache = self.world_model.transformer.empty_cache(rows)
+        tokens = cache.lengths.new_zeros(rows, 1, self.world_model.tokens_per_frame)
+        cache.longest = 0
+        return DreamState(tokens, tokens.new_empty(rows, 0), cache)
+
+    @torch.no_grad()
+    def restart(self, state: DreamState, mask: Tensor, starts: DreamState, chosen: Tensor) -> DreamState:
+        """Begin anew in the rows of `mask` (B,) bool, at the rows `chosen` (B,) int64 of what `prepare` gave.
+
+        Consumes `state` as `step` does. Nothing waits for the device. The frames before the current one are left in
+        place: no row reads them again before it has as many of its own.
+        """
+        state.cache.put_where(mask, starts.cache, chosen)
+        current = torch.where(mask[:, None], starts.frame_tokens[chosen, -1], state.frame_tokens[:, -1])
+        frame_tokens = torch.cat((state.frame_tokens[:, :-1], current[:, None]), dim=1)
+        return DreamState(frame_tokens, state.actions, state.cache)
 
     @torch.no_grad()
     def decode(self, state: DreamState) -> Tensor:
@@ -79,29 +134,44 @@ class Dynamics:
     def step(
         self, state: DreamState, action: Tensor, *, generator: torch.Generator | None = None
     ) -> tuple[DreamState, DreamStep]:
-        """Take an action (B,) int64 in each row.
+        """Take an action (B,) int64 in each row."""
+        state, outcome = self.advance(state, action, generator=generator)
+        return state, DreamStep(self.decode(state), outcome.reward, outcome.end)
+
+    @torch.no_grad()
+    def advance(
+        self, state: DreamState, action: Tensor, *, generator: torch.Generator | None = None, log_probs: bool = False
+    ) -> tuple[DreamState, Outcome]:
+        """`step` without decoding the frame.
 
         K transformer passes: the last token of the current frame is read together with the action, and every token
-        of the next frame but its last one is read to sample the following.
+        of the next frame but its last one is read to sample the following. `log_probs` adds the log-probability of
+        the frame's tokens, whatever temperature they were drawn with.
         """
         cache = self._make_room(state)
-        logits = self.world_model.step(state.frame_tokens[:, -1, -1], action, cache)
-        reward = self._sample(logits.reward, generator).float() - 1
-        end = self._sample(logits.end, generator).bool()
-        tokens = [self._sample(logits.first_token, generator)]
-        while len(tokens) < self.world_model.tokens_per_frame:
-            tokens.append(self._sample(self.world_model.next_token(tokens[-1], cache), generator))
-        next_tokens = torch.stack(tokens, dim=1)
-        following = self._remember(state, action, next_tokens, cache)
-        return following, DreamStep(self.tokenizer.decode(next_tokens), reward, end)
+        answer = self.world_model.step(state.frame_tokens[:, -1, -1], action, cache)
+        reward = self._sample(answer.reward, generator).float() - 1
+        end = self._sample(answer.end, generator).bool()
+        logits, tokens, log_prob = answer.first_token, [], None
+        while True:
+            tokens.append(self._sample(logits, generator))
+            if log_probs:
+                log_prob = _log_probability(logits, tokens[-1]) + (0 if log_prob is None else log_prob)
+            if len(tokens) == self.world_model.tokens_per_frame:
+                break
+            logits = self.world_model.next_token(tokens[-1], cache)
+        following = self._remember(state, action, torch.stack(tokens, dim=1), cache)
+        return following, Outcome(reward, end, log_prob)
 
     def _sample(self, logits: Tensor, generator: torch.Generator | None) -> Tensor:
         return sample_categorical(logits, temperature=self.temperature, generator=generator)
 
-    def _read(self, frame_tokens: Tensor, actions: Tensor) -> DreamState:
-        cache = self.world_model.transformer.empty_cache(frame_tokens.shape[0])
+    def _read(self, frame_tokens: Tensor, actions: Tensor, *, room: bool) -> KeyValueCache:
+        """Frames (R, n, K) and the actions (R, n-1) between them in a cache, with `room` for steps or without."""
+        read = frame_tokens.shape[1] * self.world_model.tokens_per_step - 2  # the last token waits for its action
+        cache = self.world_model.transformer.empty_cache(frame_tokens.shape[0], None if room else read)
         self.world_model.read_frames(frame_tokens, actions, cache)
-        return DreamState(frame_tokens, actions, cache)
+        return cache
 
     def _remember(self, state: DreamState, action: Tensor, tokens: Tensor, cache: KeyValueCache) -> DreamState:
         """Append the new frame, and forget the frames that no overflow would bring back."""
@@ -121,6 +191,11 @@ class Dynamics:
             return cache
         rows = (cache.lengths + needed > cache.capacity).nonzero().squeeze(1)
         if len(rows):
-            cache.put(rows, self._read(state.frame_tokens[rows], state.actions[rows]).cache)
+            cache.put(rows, self._read(state.frame_tokens[rows], state.actions[rows], room=False))
         cache.longest = int(cache.lengths.max())
         return cache
+
+
+def _log_probability(logits: Tensor, tokens: Tensor) -> Tensor:
+    """Of tokens (B,) under logits (B, V): (B,) float32."""
+    return F.log_softmax(logits.float(), dim=-1).gather(-1, tokens[:, None]).squeeze(-1)

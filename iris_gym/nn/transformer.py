@@ -31,11 +31,29 @@ class KeyValueCache:
         return KeyValueCache(self.keys.clone(), self.values.clone(), self.lengths.clone(), self.longest)
 
     def put(self, rows: Tensor, other: "KeyValueCache") -> None:
-        """Replace `rows` (R,) by the R rows of another cache."""
-        self.keys[:, rows] = other.keys
-        self.values[:, rows] = other.values
+        """Replace `rows` (R,) by the R rows of another cache, a smaller one too."""
+        span = other.capacity
+        self.keys[:, rows, :, :span] = other.keys
+        self.values[:, rows, :, :span] = other.values
         self.lengths[rows] = other.lengths
         self.longest = max(self.longest, other.longest)
+
+    def put_where(self, mask: Tensor, other: "KeyValueCache", chosen: Tensor) -> None:
+        """Replace each row in `mask` (B,) bool by the row `chosen` (B,) int64 of another cache, a smaller one too.
+
+        Which rows these are is not asked of the device.
+        """
+        span, here = other.capacity, mask[:, None, None, None]
+        for mine, others in ((self.keys, other.keys), (self.values, other.values)):
+            mine[:, :, :, :span] = torch.where(here, others[:, chosen], mine[:, :, :, :span])
+        self.lengths = torch.where(mask, other.lengths[chosen], self.lengths)
+        self.longest = max(self.longest, other.longest)
+
+    def first(self, count: int) -> "KeyValueCache":
+        """A copy of the first `count` places."""
+        return KeyValueCache(
+            self.keys[:, :, :, :count].clone(), self.values[:, :, :, :count].clone(), self.lengths.clone(), self.longest
+        )
 
 
 class SelfAttention(nn.Module):
@@ -145,11 +163,11 @@ class Transformer(nn.Module):
         cache.lengths += new
         return self.norm(x)
 
-    def empty_cache(self, batch: int) -> KeyValueCache:
-        """A cache for `batch` rows that have read nothing."""
+    def empty_cache(self, batch: int, capacity: int | None = None) -> KeyValueCache:
+        """A cache for `batch` rows that have read nothing, of `capacity` tokens a row. None: all that fit."""
         weight = self.position_embedding.weight
         heads = self.blocks[0].attention.heads
-        shape = (len(self.blocks), batch, heads, weight.shape[0], weight.shape[1] // heads)
+        shape = (len(self.blocks), batch, heads, capacity or weight.shape[0], weight.shape[1] // heads)
         return KeyValueCache(
             weight.new_zeros(shape),
             weight.new_zeros(shape),
