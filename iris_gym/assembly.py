@@ -75,6 +75,7 @@ def create_models(config: IRISConfig, num_actions: int) -> Models:
         heads=config.transformer_heads,
         dropout=config.transformer_dropout,
         gradient_checkpointing=config.gradient_checkpointing,
+        outcomes_in_sequence=config.sequence_layout == "frame_action_reward_end",
     )
     return Models(tokenizer, world_model, ActorCritic(num_actions, lstm_dim=config.lstm_dim))
 

@@ -71,6 +71,9 @@ class IRISConfig:
     transformer_heads: int = 4
     transformer_timesteps: int = 20
     """Timesteps that the world model reads at most: its context, and the length of its training segments."""
+    sequence_layout: Literal["frame_action", "frame_action_reward_end"] = "frame_action"
+    """Tokens of a timestep, in their order. With reward and end among them the next frame depends on what was sampled;
+    a timestep is two tokens longer and a dream's step two passes."""
     transformer_dropout: float = 0.1
     gradient_checkpointing: bool = False
     """Compute the transformer's activations again in the backward pass: less memory, more time."""

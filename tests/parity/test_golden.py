@@ -212,9 +212,9 @@ def test_tokenizer_losses_and_gradients():
 
 
 def sequences() -> tuple[Tensor, Tensor]:
-    """Frame tokens (2, 20, 16) and actions (2, 20) of the golden sequences of 340 tokens."""
+    """Frame tokens (2, 20, 16) and actions (2, 20, 1) of the golden sequences of 340 tokens."""
     timesteps = golden("world_model/tokens").view(2, -1, TOKENS_PER_FRAME + 1)
-    return timesteps[:, :, :-1], timesteps[:, :, -1]
+    return timesteps[:, :, :-1], timesteps[:, :, -1:]
 
 
 def test_world_model_logits():
@@ -227,7 +227,9 @@ def test_world_model_logits():
 def test_world_model_output_sequence():
     model = published_world_model()
     frame_tokens, actions = sequences()
-    embeddings = torch.cat((model.frame_embedding(frame_tokens), model.action_embedding(actions)[:, :, None]), 2)
+    embeddings = torch.cat(
+        (model.frame_embedding(frame_tokens), model.action_embedding(actions[:, :, 0])[:, :, None]), 2
+    )
     hidden = model.transformer(embeddings.flatten(1, 2))
     assert_close(hidden[:, -TOKENS_PER_FRAME - 1 :], "world_model/output_sequence_last_block")
 
@@ -238,14 +240,17 @@ def test_world_model_logits_step_by_step_with_the_cache():
     frame_tokens, actions = sequences()
     cache = model.transformer.empty_cache(2)
     model.read_frames(frame_tokens[:, :1], actions[:, :0], cache)
-    token_logits, rewards, ends = [], [], []
+    token_logits, outcome_logits = [], []
+
+    def greedy(logits):
+        outcome_logits.append(logits)
+        return logits.argmax(-1)
+
     for t in range(20):
-        answer = model.step(frame_tokens[:, t, -1], actions[:, t], cache)
-        rewards.append(answer.reward)
-        ends.append(answer.end)
-        token_logits.append(answer.first_token)
+        token_logits.append(model.step(frame_tokens[:, t, -1], actions[:, t, 0], cache, greedy).first_token)
         if t < 19:
             token_logits += [model.next_token(frame_tokens[:, t + 1, k], cache) for k in range(TOKENS_PER_FRAME - 1)]
+    rewards, ends = outcome_logits[::2], outcome_logits[1::2]
     assert cache.lengths.tolist() == [340, 340]
     # the cache was not asked about the first frame, whose tokens but the last predict 15 entries
     expected = golden("world_model/logits_observations")[:, TOKENS_PER_FRAME - 1 :]
