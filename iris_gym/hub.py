@@ -74,11 +74,19 @@ class HubAgent(ModelHubMixin):
 
     def _save_pretrained(self, save_directory: Path) -> None:
         write_pretrained(self._snapshot(), save_directory)
-        self.generate_model_card(repo_id=save_directory.name).save(save_directory / CARD_FILE)
+        (save_directory / CARD_FILE).unlink(missing_ok=True)  # the mixin would leave the card of an earlier save
 
     def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
         """The card, filled in from the agent's state and its last evaluation; `repo_id` is named in its example."""
-        return model_card(self._snapshot().state, self._scores(), str(kwargs.get("repo_id") or "this repository"))
+        return model_card(self._snapshot().state, self._scores(), kwargs.get("repo_id", "owner/name"))
+
+    def push_to_hub(self, repo_id: str, **kwargs: Any) -> str:  # type: ignore[override]
+        """Write what `save_pretrained` does to a repository on the hub, which is made where there is none.
+
+        Further arguments, such as `private`, `token` and `commit_message`, are those of huggingface_hub's
+        `ModelHubMixin.push_to_hub`, whose errors are raised as they are. Returns the commit's address.
+        """
+        return super().push_to_hub(repo_id, model_card_kwargs={"repo_id": repo_id}, **kwargs)
 
     @classmethod
     def from_pretrained(  # type: ignore[override]
