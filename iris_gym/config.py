@@ -33,7 +33,7 @@ class IRISConfig:
     """iris: each raw frame resized before the maximum of two. ale: ALE's own faster vector environment."""
 
     autoencoder: Literal["strided", "vqgan"] = "strided"
-    """strided: a few strided convolutions. vqgan: the published agent's network, ten times the arithmetic."""
+    """strided: a few strided convolutions. vqgan: the published agent's network, nine times the arithmetic."""
     vocab_size: int = 512
     """Codes in the autoencoder's codebook."""
     tokens_per_frame: int = 16
