@@ -29,7 +29,7 @@ from iris_gym.evaluation.pictures import save_run_pictures
 from iris_gym.hub import HubAgent
 from iris_gym.imagination.dynamics import Dynamics
 from iris_gym.imagination.policy import Policy
-from iris_gym.published import check_actions, read_published
+from iris_gym.published import PublishedAgent
 from iris_gym.training import checkpoint
 from iris_gym.training.checkpoint import Snapshot
 from iris_gym.training.logs import run_logger
@@ -59,7 +59,7 @@ class IRISPolicy(BasePolicy):
         return self.acting.act(frames, state, temperature=0.0 if deterministic else 1.0)[0]
 
 
-class IRISAgent(HubAgent, BaseAlgorithm):
+class IRISAgent(HubAgent, PublishedAgent, BaseAlgorithm):
     """IRIS: a policy learned inside a world model that is learned from little experience (Micheli et al. 2023).
 
     Args:
@@ -428,32 +428,6 @@ class IRISAgent(HubAgent, BaseAlgorithm):
             seed=snapshot.state["seed"] if seed is None else seed,
             device=device,
         )
-
-    @classmethod
-    def from_published(
-        cls,
-        path: str | Path,
-        env: GymEnv | str,
-        transformer_heads: int = 4,
-        device: torch.device | str = "auto",
-        *,
-        run_dir: str | Path | None = None,
-        perceptual_weight: float = 1.0,
-        seed: int | None = None,
-        verbose: int = 0,
-    ) -> "IRISAgent":
-        """An agent with the weights of a published checkpoint, a file or `hf://owner/repository/path`.
-
-        With `run_dir` it is an ordinary run that has learned nothing yet: further learning begins at the first epoch.
-        `perceptual_weight=0` lets the autoencoder learn without LPIPS. See `published.read_published`.
-        """
-        snapshot = read_published(path, transformer_heads)
-        check_actions(env, snapshot, path)
-        snapshot.state["config"]["perceptual_weight"] = perceptual_weight
-        agent = cls._from_snapshot(snapshot, path, env, device=device, run_dir=run_dir, seed=seed, verbose=verbose)
-        del snapshot  # and with it the pages of the file that were read
-        agent.save_checkpoint()
-        return agent
 
     @classmethod
     def resume(

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from huggingface_hub import (
     EvalResult,
@@ -18,7 +18,6 @@ from huggingface_hub import (
 )
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from typing_extensions import Self
 
 from iris_gym.errors import UsageError
 from iris_gym.training.checkpoint import FORMAT_VERSION, Snapshot, write_tensors
@@ -53,6 +52,9 @@ action, memory = agent.predict(observation)
 """
 
 
+Agent = TypeVar("Agent", bound="HubAgent")
+
+
 class HubAgent(ModelHubMixin):
     """`save_pretrained`, `from_pretrained` and `push_to_hub` for an agent that can be told in a `Snapshot`.
 
@@ -65,7 +67,7 @@ class HubAgent(ModelHubMixin):
         raise NotImplementedError
 
     @classmethod
-    def _from_snapshot(cls, snapshot: Snapshot, source: str | Path, env: Any, **arguments: Any) -> Self:
+    def _from_snapshot(cls: type[Agent], snapshot: Snapshot, source: str | Path, env: Any, **arguments: Any) -> Agent:
         raise NotImplementedError
 
     def _scores(self) -> dict[str, Any] | None:
@@ -90,14 +92,14 @@ class HubAgent(ModelHubMixin):
 
     @classmethod
     def from_pretrained(  # type: ignore[override]
-        cls,
+        cls: type[Agent],
         folder_or_hub_id: str | Path,
         env: Any = None,
         *,
         device: str = "auto",
         revision: str | None = None,
         token: str | bool | None = None,
-    ) -> Self:
+    ) -> Agent:
         """An agent from a folder that `save_pretrained` wrote, or from a repository `owner/name` on the hub.
 
         As with `load` it can predict, evaluate and dream; with `env` it can learn, from the beginning of its schedule.

@@ -4,6 +4,8 @@ import re
 from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any, TypeVar
 
 import torch
 from stable_baselines3.common.type_aliases import GymEnv
@@ -80,6 +82,45 @@ DOWNSAMPLE = "tokenizer.encoder.down.{}.downsample.conv.weight"
 BLOCK = "world_model.transformer.blocks.{}.ln1.weight"
 
 
+Agent = TypeVar("Agent", bound="PublishedAgent")
+
+
+class PublishedAgent:
+    """`from_published`, for an agent that a `Snapshot` can be made into."""
+
+    @classmethod
+    def _from_snapshot(cls: type[Agent], snapshot: Snapshot, source: str | Path, env: Any, **arguments: Any) -> Agent:
+        raise NotImplementedError
+
+    def save_checkpoint(self) -> None:
+        raise NotImplementedError
+
+    @classmethod
+    def from_published(
+        cls: type[Agent],
+        path: str | Path,
+        env: GymEnv | str,
+        transformer_heads: int = 4,
+        device: torch.device | str = "auto",
+        *,
+        perceptual_weight: float = 1.0,
+        **arguments: Any,
+    ) -> Agent:
+        """An agent with the weights of a published checkpoint, a file or `hf://owner/repository/path`.
+
+        With `run_dir` it is an ordinary run that has learned nothing yet: further learning begins at the first epoch.
+        `perceptual_weight=0` lets the autoencoder learn without LPIPS. `run_dir` and the other arguments are those of
+        the constructor. For the checkpoint and the errors see `read_published`.
+        """
+        snapshot = read_published(path, transformer_heads)
+        check_actions(env, snapshot, path)
+        snapshot.state["config"]["perceptual_weight"] = perceptual_weight
+        agent = cls._from_snapshot(snapshot, path, env, device=device, **arguments)
+        del snapshot  # and with it the pages of the file that were read
+        agent.save_checkpoint()
+        return agent
+
+
 def read_published(path: str | Path, transformer_heads: int = 4) -> Snapshot:
     """A published checkpoint as a snapshot of ours that holds weights alone.
 
@@ -153,12 +194,13 @@ def _load(path: Path, source: str) -> dict[str, Tensor]:
         raise UsageError(f"published={source} is no file")
     try:
         tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except UnpicklingError as error:
+        foreign = re.search(r"Unsupported \w+: (?:GLOBAL )?(\S+)", str(error))
+        what = f", it asks for {foreign[1]!r}" if foreign else ""
+        raise UsageError(f"{source} holds more than tensors and was not read, for it could run code{what}") from error
     except Exception as error:  # of any kind, where the bytes are any bytes
-        reason = str(error).strip().partition("\n")[0]
-        raise UsageError(
-            f"{source} cannot be read as a file of tensors; it is cut off, damaged, or holds more than tensors "
-            f"({type(error).__name__}: {reason[:120]})"
-        ) from error
+        reason = f"{type(error).__name__}: {str(error).partition('.')[0].strip()}"
+        raise UsageError(f"{source} is cut off, damaged, or no file that torch wrote ({reason})") from error
     if not isinstance(tensors, Mapping) or not all(
         isinstance(name, str) and isinstance(value, Tensor) for name, value in tensors.items()
     ):
