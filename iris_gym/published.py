@@ -103,19 +103,20 @@ class PublishedAgent:
         transformer_heads: int = 4,
         device: torch.device | str = "auto",
         *,
+        run_dir: str | Path | None = None,
         perceptual_weight: float = 1.0,
         **arguments: Any,
     ) -> Agent:
         """An agent with the weights of a published checkpoint, a file or `hf://owner/repository/path`.
 
         With `run_dir` it is an ordinary run that has learned nothing yet: further learning begins at the first epoch.
-        `perceptual_weight=0` lets the autoencoder learn without LPIPS. `run_dir` and the other arguments are those of
-        the constructor. For the checkpoint and the errors see `read_published`.
+        `perceptual_weight=0` lets the autoencoder learn without LPIPS. The other arguments are the constructor's. For
+        the checkpoint and the errors see `read_published` and `check_actions`.
         """
         snapshot = read_published(path, transformer_heads)
         check_actions(env, snapshot, path)
         snapshot.state["config"]["perceptual_weight"] = perceptual_weight
-        agent = cls._from_snapshot(snapshot, path, env, device=device, **arguments)
+        agent = cls._from_snapshot(snapshot, path, env, device=device, run_dir=run_dir, **arguments)
         del snapshot  # and with it the pages of the file that were read
         agent.save_checkpoint()
         return agent

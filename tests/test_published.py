@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from iris_gym import IRISAgent, IRISConfig, UsageError, build_models
+from iris_gym.assembly import Models
 from iris_gym.cli import main
 from iris_gym.published import DROPPED, check_actions, published_names, read_published
 from iris_gym.training.checkpoint import module_tensors
@@ -50,6 +51,14 @@ class FourActions(Env):
         return np.zeros((64, 64, 3), np.uint8), 0.0, False, False, {}
 
 
+def as_published(models: Models) -> dict[str, torch.Tensor]:
+    published = {}
+    for name, value in module_tensors(models.by_name()).items():
+        names = published_names(name)
+        published |= {part: piece.clone() for part, piece in zip(names, value.chunk(len(names)), strict=True)}
+    return published
+
+
 def tiny_checkpoint(**changes) -> dict[str, torch.Tensor]:
     """Random tensors under published names and shapes of a network with sizes that all differ."""
     sizes = dict(
@@ -64,11 +73,7 @@ def tiny_checkpoint(**changes) -> dict[str, torch.Tensor]:
         lstm_dim=12,
     )
     torch.manual_seed(0)
-    models = build_models(IRISConfig.paper(**(sizes | changes)), 4, "cpu")
-    published = {}
-    for name, value in module_tensors(models.by_name()).items():
-        names = published_names(name)
-        published |= {part: piece.clone() for part, piece in zip(names, value.chunk(len(names)), strict=True)}
+    published = as_published(build_models(IRISConfig.paper(**(sizes | changes)), 4, "cpu"))
     published["tokenizer.lpips.net.slice1.0.weight"] = torch.rand(64, 3, 3, 3)
     published["world_model.transformer.blocks.0.attn.mask"] = torch.ones(9, 9)
     published["world_model.head_rewards.indices"] = torch.arange(5)
@@ -129,6 +134,31 @@ SIZES = (
     "vocab_size token_embedding_dim encoder_channels encoder_output_channels transformer_layers transformer_embed_dim "
     "transformer_heads transformer_timesteps lstm_dim"
 ).split()
+
+
+@given(
+    num_actions=st.integers(1, 18),
+    vocab_size=st.integers(2, 40),
+    token_embedding_dim=st.integers(1, 24),
+    encoder_channels=st.sampled_from([32, 64]),
+    encoder_output_channels=st.integers(1, 24),
+    transformer_layers=st.integers(1, 12),
+    width_of_a_head=st.integers(1, 9),
+    transformer_heads=st.integers(1, 3),
+    transformer_timesteps=st.integers(2, 9),
+    lstm_dim=st.integers(1, 20),
+)
+@settings(deadline=None, max_examples=10, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_sizes_come_back(tmp_path, num_actions, width_of_a_head, **sizes):
+    sizes["transformer_embed_dim"] = width_of_a_head * sizes["transformer_heads"]
+    models = build_models(IRISConfig.paper(**sizes), num_actions, "cpu")
+    snapshot = read_published(written(as_published(models), tmp_path), sizes["transformer_heads"])
+    assert {name: snapshot.state["config"][name] for name in sizes} == sizes
+    assert snapshot.state["num_actions"] == num_actions
+    ours = module_tensors(models.by_name())
+    assert snapshot.weights.keys() == ours.keys()
+    for name, value in ours.items():
+        assert torch.equal(snapshot.weights[name], value), name
 
 
 def test_another_number_of_halvings_is_another_number_of_tokens(tmp_path):
