@@ -77,7 +77,7 @@ def build_models(config: IRISConfig, num_actions: int, device: torch.device | st
     models = Models(tokenizer, world_model, actor_critic)
     for module in models.by_name().values():
         # Channels last: pooling and convolutions of few channels run several times faster on a CPU.
-        module.to(choose_device(device), memory_format=torch.channels_last).eval()
+        module.to(choose_device(device), memory_format=torch.channels_last).eval()  # pyright: ignore[reportCallIssue]
     return models
 
 
@@ -164,7 +164,7 @@ def build_learners(config: IRISConfig, models: Models, policy: Policy, streams: 
             policy,
             horizon=config.imagination_horizon,
             discount=config.discount,
-            lambda_=config.lambda_,
+            lambda_=config.td_lambda,
             entropy_weight=config.entropy_weight,
             generator=streams.imagining,
         ),

@@ -78,7 +78,7 @@ class IRISConfig:
     """Real frames that the LSTM sees before it acts in a dream or in a new stretch of collection."""
     discount: float = 0.995
     """γ."""
-    lambda_: float = 0.95
+    td_lambda: float = 0.95
     """λ of the λ-returns."""
     entropy_weight: float = 0.001
     actor_critic_learning_rate: float = 1e-4
@@ -247,7 +247,7 @@ NON_NEGATIVE = (
     "transformer_updates_per_epoch burn_in entropy_weight actor_critic_updates_per_epoch start_autoencoder_after "
     "start_transformer_after start_actor_critic_after collect_temperature eval_temperature eval_interval"
 ).split()
-UNIT_INTERVAL = "codebook_decay transformer_dropout discount lambda_ epsilon".split()
+UNIT_INTERVAL = "codebook_decay transformer_dropout discount td_lambda epsilon".split()
 YAML_SUFFIXES = (".yaml", ".yml")
 
 SMALL: dict[str, Any] = dict(
@@ -257,7 +257,7 @@ SMALL: dict[str, Any] = dict(
     foreground_weight=0.5,
     commitment_weight=0.05,
     codebook_decay=0.98,
-    autoencoder_learning_rate=5e-3,
+    autoencoder_learning_rate=2e-3,
     autoencoder_batch_size=8,
     autoencoder_updates_per_epoch=400,
     transformer_layers=3,
