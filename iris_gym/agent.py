@@ -298,9 +298,9 @@ class IRISAgent(BaseAlgorithm):
 
     # ---------------------------------------------------------------- acting
 
-    def predict(  # type: ignore[override]
+    def predict(
         self,
-        observation: np.ndarray,
+        observation: np.ndarray | dict[str, np.ndarray],
         state: tuple[np.ndarray, ...] | None = None,
         episode_start: np.ndarray | None = None,
         deterministic: bool = False,
