@@ -11,12 +11,12 @@ IN_A_PROCESS_OF_ITS_OWN = "from iris_gym.process import tune_allocator; import n
 
 
 def test_threads_are_patient_unless_the_user_says_otherwise(monkeypatch):
-    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
-    process.be_patient()
-    assert os.environ["OMP_WAIT_POLICY"] == "ACTIVE"
-    monkeypatch.delenv("OMP_WAIT_POLICY")
-    process.be_patient()
-    assert os.environ["OMP_WAIT_POLICY"] == "PASSIVE"
+    monkeypatch.setenv("GOMP_SPINCOUNT", "30000")
+    process.limit_spinning()
+    assert os.environ["GOMP_SPINCOUNT"] == "30000"
+    monkeypatch.delenv("GOMP_SPINCOUNT")
+    process.limit_spinning()
+    assert os.environ["GOMP_SPINCOUNT"] == "1000"
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="an allocator that has no such settings")
