@@ -16,7 +16,7 @@ def prepare_process() -> None:
 
 
 def limit_spinning() -> None:
-    """Let OpenMP's threads spin briefly where they wait for one another, then sleep, unless the user has said otherwise.
+    """Let OpenMP's threads spin only briefly where they wait for one another, unless the user has said otherwise.
 
     GNU OpenMP spins for milliseconds by default. Where another program wants a core as well, each of the thousands of
     small operations of a transformer then waits for a thread that is not scheduled: two threads were seen to take 40
