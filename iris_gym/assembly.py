@@ -125,7 +125,9 @@ def build_learners(config: IRISConfig, models: Models, policy: Policy, streams: 
     autoencoder = Learner(
         "autoencoder",
         models.tokenizer,
-        torch.optim.Adam(models.tokenizer.parameters(), config.autoencoder_learning_rate),
+        torch.optim.Adam(
+            models.tokenizer.parameters(), config.autoencoder_learning_rate, (0.9, config.autoencoder_adam_beta2)
+        ),
         autoencoder_loss(models.tokenizer),
         LearnerPlan(
             start_after=config.start_autoencoder_after,

@@ -52,6 +52,8 @@ class IRISConfig:
     dead_code_threshold: int = 100
     """Updates after which an unused code is put on an encoder output. 0: never."""
     autoencoder_learning_rate: float = 1e-4
+    autoencoder_adam_beta2: float = 0.999
+    """Decay of Adam's second moments. A lower one forgives single bad batches sooner, as small ones are."""
     autoencoder_batch_size: int = 256
     """Frames a batch."""
     autoencoder_updates_per_epoch: int = 200
@@ -167,6 +169,8 @@ class IRISConfig:
             _require(getattr(self, name) >= 0, name, getattr(self, name), "must be 0 or greater")
         for name in UNIT_INTERVAL:
             _require(0 <= getattr(self, name) <= 1, name, getattr(self, name), "must lie in [0, 1]")
+        beta2 = self.autoencoder_adam_beta2
+        _require(beta2 < 1, "autoencoder_adam_beta2", beta2, "must be less than 1")
         self._validate_shapes()
         self._validate_protocol()
 
@@ -247,7 +251,7 @@ NON_NEGATIVE = (
     "transformer_updates_per_epoch burn_in entropy_weight actor_critic_updates_per_epoch start_autoencoder_after "
     "start_transformer_after start_actor_critic_after collect_temperature eval_temperature eval_interval"
 ).split()
-UNIT_INTERVAL = "codebook_decay transformer_dropout discount td_lambda epsilon".split()
+UNIT_INTERVAL = "codebook_decay autoencoder_adam_beta2 transformer_dropout discount td_lambda epsilon".split()
 YAML_SUFFIXES = (".yaml", ".yml")
 
 SMALL: dict[str, Any] = dict(
@@ -257,7 +261,8 @@ SMALL: dict[str, Any] = dict(
     foreground_weight=0.5,
     commitment_weight=0.05,
     codebook_decay=0.98,
-    autoencoder_learning_rate=2e-3,
+    autoencoder_learning_rate=3e-3,
+    autoencoder_adam_beta2=0.95,
     autoencoder_batch_size=8,
     autoencoder_updates_per_epoch=400,
     transformer_layers=3,
