@@ -13,10 +13,12 @@ import torch
 from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.env_util import is_wrapped
+from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, PyTorchObs
 from stable_baselines3.common.utils import safe_mean
-from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 from torch import Tensor
 
 from iris_gym.assembly import Models, build_collector, build_models, build_trainer, choose_device
@@ -132,7 +134,7 @@ class IRISAgent(HubAgent, PublishedAgent, BaseAlgorithm):
     # ---------------------------------------------------------------- building
 
     def _vec_env(self, env: GymEnv | str | None, verbose: int = 0) -> VecEnv | None:
-        """Whatever the user has for an environment, as a `VecEnv` of channels-first images."""
+        """Whatever the user has for an environment, as a `VecEnv` of images."""
         if env is None:
             return None
         if isinstance(env, str):
@@ -142,6 +144,15 @@ class IRISAgent(HubAgent, PublishedAgent, BaseAlgorithm):
             spec = getattr(env, "spec", None)
             check_spaces(env.observation_space, env.action_space, spec.id if spec else type(env).__name__)
         return self._wrap_env(env, verbose)
+
+    @staticmethod
+    def _wrap_env(env: GymEnv, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
+        """As in Stable-Baselines3, but images keep their layout: `predict` takes both, and environments for
+        `EvalCallback` then are of the same type as the one for training."""
+        if isinstance(env, VecEnv):
+            return env
+        monitored = Monitor(env) if monitor_wrapper and not is_wrapped(env, Monitor) else env
+        return DummyVecEnv([lambda: monitored])
 
     def _take_spaces(self, snapshot: Snapshot) -> None:
         self.observation_space = spaces.Box(0, 255, tuple(snapshot.state["observation_shape"]), np.uint8)
@@ -301,9 +312,9 @@ class IRISAgent(HubAgent, PublishedAgent, BaseAlgorithm):
 
     # ---------------------------------------------------------------- acting
 
-    def predict(  # type: ignore[override]
+    def predict(
         self,
-        observation: np.ndarray,
+        observation: np.ndarray | dict[str, np.ndarray],
         state: tuple[np.ndarray, ...] | None = None,
         episode_start: np.ndarray | None = None,
         deterministic: bool = False,

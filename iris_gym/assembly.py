@@ -57,7 +57,7 @@ def build_models(config: IRISConfig, num_actions: int, device: torch.device | st
     models = create_models(config, num_actions)
     for module in models.by_name().values():
         # Channels last: pooling and convolutions of few channels run several times faster on a CPU.
-        module.to(choose_device(device), memory_format=torch.channels_last).eval()
+        module.to(choose_device(device), memory_format=torch.channels_last).eval()  # pyright: ignore[reportCallIssue]
     return models
 
 
@@ -157,7 +157,9 @@ def build_learners(config: IRISConfig, models: Models, policy: Policy, streams: 
     autoencoder = Learner(
         "autoencoder",
         models.tokenizer,
-        torch.optim.Adam(models.tokenizer.parameters(), config.autoencoder_learning_rate),
+        torch.optim.Adam(
+            models.tokenizer.parameters(), config.autoencoder_learning_rate, (0.9, config.autoencoder_adam_beta2)
+        ),
         autoencoder_loss(models.tokenizer),
         LearnerPlan(
             start_after=config.start_autoencoder_after,
@@ -196,7 +198,7 @@ def build_learners(config: IRISConfig, models: Models, policy: Policy, streams: 
             policy,
             horizon=config.imagination_horizon,
             discount=config.discount,
-            lambda_=config.lambda_,
+            lambda_=config.td_lambda,
             entropy_weight=config.entropy_weight,
             generator=streams.imagining,
         ),

@@ -26,6 +26,7 @@ from iris_gym.config import IRISConfig, preset, read_mapping
 from iris_gym.errors import UsageError
 from iris_gym.evaluation.scores import summary, write_scores
 from iris_gym.progress import TrainingDisplay
+from iris_gym.training.checkpoint import complete_checkpoints
 from iris_gym.training.run_folder import RunFolder
 
 Preset = Literal["auto", "default", "paper", "small", "tiny"]
@@ -52,7 +53,7 @@ class Train:
     device: str = "auto"
     """auto, cpu, cuda or cuda:N."""
     resume: bool = False
-    """Go on with the run in --run-dir from its newest checkpoint."""
+    """Go on with the run in --run-dir from its newest checkpoint; where there is none yet, begin it."""
 
     def run(self, console: Console) -> int:
         config = self.hyperparameters
@@ -84,10 +85,10 @@ class Train:
     def _agent(self, config: IRISConfig) -> IRISAgent:
         if self.resume:
             run = RunFolder(_required_run_dir(self.run_dir))
-            run.check_run()
-            if any(run.checkpoints.glob("[0-9]*/complete")):
+            if complete_checkpoints(run.checkpoints):
                 return self._resumed(run, config)
-            run.clear()
+            if run.exists:
+                run.clear()
         run_dir = self.run_dir or default_run_dir(config.env)
         return IRISAgent(config.env, config, seed=self.seed, device=self.device, run_dir=run_dir)
 
@@ -237,10 +238,8 @@ def _base_config(arguments: Sequence[str]) -> IRISConfig:
         known = parser.parse_known_args([argument for argument in arguments if argument not in ("-h", "--help")])[0]
     except argparse.ArgumentError:  # a value is missing, and tyro will say so
         return IRISConfig()
-    if known.resume:
-        run = RunFolder(_required_run_dir(known.run_dir))
-        run.check_run()
-        return IRISConfig.load(run.config_file)
+    if known.resume and RunFolder(_required_run_dir(known.run_dir)).exists:
+        return IRISConfig.load(RunFolder(known.run_dir).config_file)
     base = preset(known.preset, choose_device(known.device).type)
     return base if known.config is None else base.replace(**read_mapping(known.config))
 

@@ -62,6 +62,8 @@ class IRISConfig:
     dead_code_threshold: int = 100
     """Updates after which an unused code of the codebook ema is put on an encoder output. 0: never."""
     autoencoder_learning_rate: float = 1e-4
+    autoencoder_adam_beta2: float = 0.999
+    """Decay of Adam's second moments. A lower one forgives single bad batches sooner, as small ones are."""
     autoencoder_batch_size: int = 256
     """Frames a batch."""
     autoencoder_updates_per_epoch: int = 200
@@ -91,7 +93,7 @@ class IRISConfig:
     """Real frames that the LSTM sees before it acts in a dream or in a new stretch of collection."""
     discount: float = 0.995
     """γ."""
-    lambda_: float = 0.95
+    td_lambda: float = 0.95
     """λ of the λ-returns."""
     entropy_weight: float = 0.001
     actor_critic_learning_rate: float = 1e-4
@@ -185,6 +187,8 @@ class IRISConfig:
             _require(getattr(self, name) >= 0, name, getattr(self, name), "must be 0 or greater")
         for name in UNIT_INTERVAL:
             _require(0 <= getattr(self, name) <= 1, name, getattr(self, name), "must lie in [0, 1]")
+        beta2 = self.autoencoder_adam_beta2
+        _require(beta2 < 1, "autoencoder_adam_beta2", beta2, "must be less than 1")
         self._validate_shapes()
         self._validate_protocol()
 
@@ -268,7 +272,7 @@ NON_NEGATIVE = (
     "start_autoencoder_after start_transformer_after start_actor_critic_after collect_temperature "
     "eval_temperature eval_interval"
 ).split()
-UNIT_INTERVAL = "codebook_decay transformer_dropout discount lambda_ epsilon".split()
+UNIT_INTERVAL = "codebook_decay autoencoder_adam_beta2 transformer_dropout discount td_lambda epsilon".split()
 YAML_SUFFIXES = (".yaml", ".yml")
 
 PAPER: dict[str, Any] = dict(
@@ -288,7 +292,8 @@ SMALL: dict[str, Any] = dict(
     foreground_weight=0.5,
     commitment_weight=0.05,
     codebook_decay=0.98,
-    autoencoder_learning_rate=5e-3,
+    autoencoder_learning_rate=3e-3,
+    autoencoder_adam_beta2=0.95,
     autoencoder_batch_size=8,
     autoencoder_updates_per_epoch=400,
     transformer_layers=3,
@@ -297,14 +302,14 @@ SMALL: dict[str, Any] = dict(
     transformer_dropout=0.0,
     transformer_learning_rate=1e-3,
     transformer_batch_size=16,
-    transformer_updates_per_epoch=100,
+    transformer_updates_per_epoch=150,
     lstm_dim=256,
     imagination_horizon=10,
     burn_in=5,
     discount=0.99,
     actor_critic_learning_rate=1e-3,
-    actor_critic_batch_size=32,
-    actor_critic_updates_per_epoch=30,
+    actor_critic_batch_size=16,
+    actor_critic_updates_per_epoch=20,
     start_autoencoder_after=1,
     slow_autoencoder_after=7,
     stop_autoencoder_after=13,

@@ -157,8 +157,14 @@ def module_tensors(modules: Mapping[str, nn.Module]) -> dict[str, Tensor]:
 
 
 def write_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Write a safetensors file, flushed to disk, with the permissions of any new file; safetensors sets 600."""
-    save_file(_contiguous(tensors), path)
+    """Write a safetensors file, flushed to disk, with the permissions of any new file; safetensors sets 600.
+
+    Raises `OSError` where it cannot be written.
+    """
+    try:
+        save_file(_contiguous(tensors), path)
+    except SafetensorError as error:
+        raise OSError(f"{str(path)!r} cannot be written: {error}") from error
     os.chmod(path, 0o666 & ~_umask())
     _sync(path)
 
