@@ -37,18 +37,18 @@ class Snapshot:
     training: dict[str, Tensor]  # optimizer moments, random states, metrics of the running epoch
 
     def to_files(self) -> dict[str, bytes]:
-        return {
-            STATE_FILE: self._state_bytes(),
-            WEIGHTS_FILE: tensors_to_bytes(_contiguous(self.weights)),
-            TRAINING_FILE: tensors_to_bytes(_contiguous(self.training)),
-        }
+        tensors = {name: tensors_to_bytes(_contiguous(group)) for name, group in self._tensor_files().items()}
+        return {STATE_FILE: self._state_bytes(), **tensors}
 
     def write(self, folder: Path) -> None:
         """The same files in a folder, flushed to disk. As bytes the tensors would lie in memory three times more."""
-        write_tensors(self.weights, folder / WEIGHTS_FILE)
-        write_tensors(self.training, folder / TRAINING_FILE)
         (folder / STATE_FILE).write_bytes(self._state_bytes())
         _sync(folder / STATE_FILE)
+        for name, group in self._tensor_files().items():
+            write_tensors(group, folder / name)
+
+    def _tensor_files(self) -> dict[str, dict[str, Tensor]]:
+        return {WEIGHTS_FILE: self.weights, TRAINING_FILE: self.training}
 
     def _state_bytes(self) -> bytes:
         return json.dumps({"format_version": FORMAT_VERSION, **self.state}, indent=2).encode()
