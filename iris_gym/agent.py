@@ -523,7 +523,9 @@ class IRISAgent(HubAgent, PublishedAgent, BaseAlgorithm):
     def _restore(self, snapshot: Snapshot) -> None:
         checkpoint.load_modules(self.models.by_name(), snapshot.weights, "the saved agent")
         self.num_timesteps = snapshot.state["num_timesteps"]
-        if not snapshot.training:  # published or shared weights, whose training begins anew
+        if not snapshot.training:  # published or shared weights, whose schedule begins anew
+            for learner in self.trainer.learners:
+                learner.updates = snapshot.state["updates"][learner.name]
             return
         optimizers = {learner.name: learner.optimizer for learner in self.trainer.learners}
         checkpoint.load_optimizers(optimizers, _under("optimizer", snapshot.training))

@@ -117,7 +117,7 @@ class HubAgent(ModelHubMixin):
 
 def write_pretrained(snapshot: Snapshot, folder: Path) -> None:
     """Write weights and config; `read_pretrained` reads them."""
-    state = {name: snapshot.state[name] for name in STATE}
+    state = {name: snapshot.state[name] for name in STATE} | {"updates": snapshot.state["trainer"]["updates"]}
     write_tensors(snapshot.weights, folder / WEIGHTS_FILE)
     (folder / CONFIG_FILE).write_text(json.dumps({"format_version": FORMAT_VERSION, **state}, indent=2) + "\n")
 
@@ -131,7 +131,7 @@ def read_pretrained(folder: Path, source: str) -> Snapshot:
     try:
         stored = json.loads((folder / CONFIG_FILE).read_text())
         version = stored["format_version"]
-        state = {name: stored[name] for name in STATE}
+        state = {name: stored[name] for name in (*STATE, "updates")}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UsageError(f"{source!r} is no shared agent: its {CONFIG_FILE} is missing or damaged") from error
     if version != FORMAT_VERSION:

@@ -109,7 +109,7 @@ class PublishedAgent:
     ) -> Agent:
         """An agent with the weights of a published checkpoint, a file or `hf://owner/repository/path`.
 
-        With `run_dir` it is an ordinary run that has learned nothing yet: further learning begins at the first epoch.
+        With `run_dir` it is an ordinary run; further learning takes its schedule from the first epoch on.
         `perceptual_weight=0` lets the autoencoder learn without LPIPS. The other arguments are the constructor's. For
         the checkpoint and the errors see `read_published` and `check_actions`.
         """
@@ -151,6 +151,7 @@ def read_published(path: str | Path, transformer_heads: int = 4) -> Snapshot:
         "n_envs": 1,
         "seed": None,
         "num_timesteps": 0,
+        "updates": _updates(config),
     }
     return Snapshot(state, weights, training={})
 
@@ -244,6 +245,16 @@ def _sizes(published: Mapping[str, Tensor], transformer_heads: int) -> tuple[IRI
         lstm_dim=size("actor_critic.lstm.weight_hh", 1),
     )
     return config, size("actor_critic.actor_linear.weight", 0)
+
+
+def _updates(config: IRISConfig) -> dict[str, int]:
+    """How often each component of a published agent learned, by its schedule (Micheli et al. 2023, appendix A)."""
+    epochs = config.total_epochs
+    return {
+        "autoencoder": (epochs - config.start_autoencoder_after) * config.autoencoder_updates_per_epoch,
+        "world_model": (epochs - config.start_transformer_after) * config.transformer_updates_per_epoch,
+        "actor_critic": (epochs - config.start_actor_critic_after) * config.actor_critic_updates_per_epoch,
+    }
 
 
 def _count(names: Iterable[str], template: str) -> int:

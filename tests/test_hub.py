@@ -79,6 +79,7 @@ def test_with_an_environment_it_learns_from_the_beginning_of_its_schedule(tmp_pa
     restored = IRISAgent.from_pretrained(tmp_path, Still(), device="cpu")
     assert restored.num_timesteps == 60
     assert restored.trainer.env_steps == 0
+    assert [one.updates for one in restored.trainer.learners] == [one.updates for one in original.trainer.learners]
     restored.learn(60)
     assert restored.trainer.env_steps == 60
 

@@ -318,6 +318,9 @@ def test_an_imported_agent_is_an_ordinary_run(tmp_path):
     for actual, one in zip(again.predict(observation, deterministic=True)[1], expected[1], strict=True):
         assert np.array_equal(actual, one)
     assert not agent.models.tokenizer.training
+    updates = {learner.name: learner.updates for learner in again.trainer.learners}
+    assert updates == {"autoencoder": 119_000, "world_model": 115_000, "actor_critic": 110_000}  # as published
+    assert (again.trainer.position.epoch, again.trainer.env_steps) == (1, 0)
 
 
 def test_an_imported_run_learns_on(tmp_path):
