@@ -79,9 +79,7 @@ class Dynamics:
 
     def with_options(self, *, overflow_context: int, temperature: float) -> "Dynamics":
         """The same networks, not copied, dreaming otherwise."""
-        checked = Dynamics(
-            self.tokenizer, self.world_model, overflow_context=overflow_context, temperature=temperature
-        )
+        checked = Dynamics(self.tokenizer, self.world_model, overflow_context=overflow_context, temperature=temperature)
         changed = copy.copy(self)  # of a subclass too
         changed.overflow_context, changed.temperature = checked.overflow_context, checked.temperature
         return changed
