@@ -23,6 +23,8 @@ FORMAT_VERSION = 1
 STATE_FILE = "state.json"
 WEIGHTS_FILE = "weights.safetensors"
 TRAINING_FILE = "training.safetensors"
+START_FRAMES_FILE = "start_frames.safetensors"
+FILES = (STATE_FILE, WEIGHTS_FILE, TRAINING_FILE, START_FRAMES_FILE)
 COMPLETE_FILE = "complete"
 REPLACED = "-replaced"
 
@@ -34,14 +36,18 @@ class Snapshot:
     state: dict[str, Any]  # JSON: config, counters, position
     weights: dict[str, Tensor]  # of the models, named component.parameter
     training: dict[str, Tensor]  # optimizer moments, random states, metrics of the running epoch
+    start_frames: Tensor | None = None  # (S, 3, 64, 64) uint8, where dreams begin without the replay
 
     def to_files(self) -> dict[str, bytes]:
         state = {"format_version": FORMAT_VERSION, **self.state}
-        return {
+        files = {
             STATE_FILE: json.dumps(state, indent=2).encode(),
             WEIGHTS_FILE: _to_bytes(self.weights),
             TRAINING_FILE: _to_bytes(self.training),
         }
+        if self.start_frames is not None:
+            files[START_FRAMES_FILE] = _to_bytes({"frames": self.start_frames})
+        return files
 
     @classmethod
     def from_files(cls, files: Mapping[str, bytes], source: str) -> "Snapshot":
@@ -57,7 +63,9 @@ class Snapshot:
                 "open it with the iris_gym that wrote it, or train anew"
             )
         try:
-            return cls(state, tensors_from_bytes(files[WEIGHTS_FILE]), tensors_from_bytes(files[TRAINING_FILE]))
+            weights, training = tensors_from_bytes(files[WEIGHTS_FILE]), tensors_from_bytes(files[TRAINING_FILE])
+            starts = tensors_from_bytes(files[START_FRAMES_FILE])["frames"] if START_FRAMES_FILE in files else None
+            return cls(state, weights, training, starts)
         except (KeyError, SafetensorError) as error:
             raise UsageError(f"{source} is damaged: {error}") from error
 
@@ -83,8 +91,7 @@ def read_zip(path: Path) -> Snapshot:
     """Read what `write_zip` wrote; members are stored uncompressed and only the known names are read."""
     try:
         with zipfile.ZipFile(path) as archive:
-            known = {STATE_FILE, WEIGHTS_FILE, TRAINING_FILE}
-            members = [info for info in archive.infolist() if info.filename in known]
+            members = [info for info in archive.infolist() if info.filename in FILES]
             if any(info.compress_type != zipfile.ZIP_STORED for info in members):
                 raise UsageError(f"{str(path)!r} was not written by iris_gym: its members are compressed")
             return Snapshot.from_files({info.filename: archive.read(info) for info in members}, repr(str(path)))
@@ -136,8 +143,7 @@ def read_newest_checkpoint(root: Path) -> Snapshot | None:
     if not checkpoints:
         return None
     folder = checkpoints[-1]
-    names = (STATE_FILE, WEIGHTS_FILE, TRAINING_FILE)
-    files = {name: (folder / name).read_bytes() for name in names if (folder / name).is_file()}
+    files = {name: (folder / name).read_bytes() for name in FILES if (folder / name).is_file()}
     return Snapshot.from_files(files, repr(str(folder)))
 
 
