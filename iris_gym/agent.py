@@ -21,9 +21,20 @@ from stable_baselines3.common.utils import safe_mean
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 from torch import Tensor
 
-from iris_gym.assembly import Models, build_collector, build_models, build_trainer, choose_device
+from iris_gym.assembly import (
+    Models,
+    build_collector,
+    build_dream,
+    build_models,
+    build_trainer,
+    choose_device,
+    draw_start_frames,
+    replay_starts,
+    warn_of_untrained,
+)
 from iris_gym.config import IRISConfig, preset
 from iris_gym.data.replay import Replay
+from iris_gym.dream import DreamVectorEnv
 from iris_gym.envs import batched, check_spaces, make_vec_env, to_frames
 from iris_gym.errors import UsageError
 from iris_gym.evaluation.evaluate import EpisodeScore, evaluate
@@ -127,6 +138,7 @@ class IRISAgent(HubAgent, PublishedAgent, BaseAlgorithm):
             self.run.create(self.config.to_dict())
         rows = _snapshot.state["replay_rows"] if _snapshot and _run else None
         self.replay = Replay(self.run.replay if self.run else None, rows=rows, device=self.device)
+        self.start_frames = _snapshot.start_frames if _snapshot else None
         self._setup_model()
         if _snapshot is not None:
             self._restore(_snapshot)
@@ -393,6 +405,16 @@ class IRISAgent(HubAgent, PublishedAgent, BaseAlgorithm):
         finally:
             env.close()
 
+    def make_dream_env(self, num_envs: int, **keywords: Any) -> DreamVectorEnv:
+        """What the agent has learned of its environment, as a vector environment; see `DreamVectorEnv` for `keywords`.
+
+        Dreams start in the replay, or at the frames that were saved with the agent, unless `start_frames` are given.
+        The networks are shared: when they have learned on, reset the dream.
+        """
+        warn_of_untrained({learner.name: learner.updates for learner in self.trainer.learners})
+        starts = replay_starts(self.replay) if len(self.replay) else self.start_frames
+        return build_dream(self.models, num_envs, env_id=self.env_id, **({"start_frames": starts} | keywords))
+
     def _evaluation_metrics(self) -> dict[str, float]:
         scores = self.evaluate(self.config.eval_episodes)
         return {
@@ -514,7 +536,9 @@ class IRISAgent(HubAgent, PublishedAgent, BaseAlgorithm):
             | _prefixed("random", self.streams.state_dict())
             | _prefixed("metric", self.trainer.metrics.sums)
         )
-        return Snapshot(state, checkpoint.module_tensors(self.models.by_name()), training)
+        drawn = draw_start_frames(self.replay)
+        starts = self.start_frames if drawn is None else drawn
+        return Snapshot(state, checkpoint.module_tensors(self.models.by_name()), training, starts)
 
     def _scores(self) -> dict[str, Any] | None:
         file = self.run.scores_file if self.run else None
@@ -525,7 +549,7 @@ class IRISAgent(HubAgent, PublishedAgent, BaseAlgorithm):
         self.num_timesteps = snapshot.state["num_timesteps"]
         if not snapshot.training:  # published or shared weights, whose schedule begins anew
             for learner in self.trainer.learners:
-                learner.updates = snapshot.state["updates"][learner.name]
+                learner.updates = snapshot.updates[learner.name]
             return
         optimizers = {learner.name: learner.optimizer for learner in self.trainer.learners}
         checkpoint.load_optimizers(optimizers, _under("optimizer", snapshot.training))

@@ -1,14 +1,19 @@
 """Build every collaborator from a config, once. Nobody below this floor sees the config."""
 
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
 from stable_baselines3.common.vec_env import VecEnv
-from torch import nn
+from torch import Tensor, nn
 
 from iris_gym.config import IRISConfig
 from iris_gym.data.replay import Replay
+from iris_gym.dream import DreamVectorEnv
+from iris_gym.envs import frames_per_second
 from iris_gym.errors import UsageError
 from iris_gym.imagination.dynamics import Dynamics
 from iris_gym.imagination.policy import Policy
@@ -213,3 +218,53 @@ def build_learners(config: IRISConfig, models: Models, policy: Policy, streams: 
         max_gradient_norm=clip,
     )
     return [autoencoder, world_model, actor_critic]
+
+
+SAVED_START_FRAMES = 256
+"""Frames at most that are saved with an agent, for its dreams to begin at."""
+
+
+def draw_start_frames(replay: Replay) -> Tensor | None:
+    """The frames (S, 3, 64, 64) uint8 that are saved with an agent; None from an empty replay.
+
+    Drawn from the number of stored rows, so no random stream of the training is touched.
+    """
+    if not len(replay):
+        return None
+    count = min(SAVED_START_FRAMES, len(replay))
+    return replay_starts(replay)(count, np.random.default_rng(len(replay))).cpu()
+
+
+def replay_starts(replay: Replay) -> Callable[[int, np.random.Generator], Tensor]:
+    """Where dreams begin in training: at a uniform step of a uniform episode."""
+
+    def draw(count: int, generator: np.random.Generator) -> Tensor:
+        return replay.sample_segments(count, 1, generator=generator, align="start").frames[:, 0]
+
+    return draw
+
+
+def build_dream(
+    models: Models, num_envs: int, *, env_id: str | None, start_frames: Any, **keywords: Any
+) -> DreamVectorEnv:
+    """The dream of an agent's networks, at the pace of `env_id`; `keywords` are those of `DreamVectorEnv`."""
+    dynamics = Dynamics(models.tokenizer, models.world_model)
+    env = DreamVectorEnv(dynamics, num_envs, start_frames=checked_starts(start_frames), **keywords)
+    env.metadata["render_fps"] = frames_per_second(env_id)
+    return env
+
+
+def checked_starts(start_frames: Any) -> Any:
+    """Raise `UsageError` where there is nothing for a dream to start from."""
+    if start_frames is None:
+        raise UsageError("start_frames=None: nothing was collected or saved that a dream could start from; give frames")
+    return start_frames
+
+
+def warn_of_untrained(updates: Mapping[str, int], stacklevel: int = 3) -> None:
+    """Warn where a component that dreams has never been updated."""
+    for component in ("autoencoder", "world_model"):
+        if not updates.get(component, 0):
+            warnings.warn(
+                f"the {component} of this agent has had no update at all: its dreams are noise", stacklevel=stacklevel
+            )

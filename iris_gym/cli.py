@@ -1,4 +1,4 @@
-"""The command line: `iris-gym train`, `iris-gym evaluate` and `iris-gym import`."""
+"""The command line: `iris-gym train`, `evaluate`, `record` and `import`."""
 
 import argparse
 import contextlib
@@ -26,6 +26,7 @@ from iris_gym.config import IRISConfig, preset, read_mapping
 from iris_gym.errors import UsageError
 from iris_gym.evaluation.scores import summary, write_scores
 from iris_gym.progress import TrainingDisplay
+from iris_gym.recording import Source, record
 from iris_gym.training.checkpoint import complete_checkpoints
 from iris_gym.training.run_folder import RunFolder
 
@@ -168,6 +169,35 @@ class Import:
         return 0
 
 
+@dataclass
+class Record:
+    """Write videos of the agent in its dream, in the game, or of both side by side, each with a picture strip."""
+
+    run_: Annotated[Path, tyro.conf.arg(name="run")]
+    """A run folder or a saved zip."""
+    source: Source = "side-by-side"
+    """dream, real, or side-by-side: real frames, their reconstructions, and the dream that takes the same actions."""
+    episodes: int = 1
+    """Videos to write."""
+    out: Path | None = None
+    """The folder to write to; None: media/ of the run, or beside the zip."""
+    max_steps: int = 1000
+    """Steps after which an episode is cut."""
+    temperature: float | None = None
+    """Divides the policy's logits; 0 is greedy. None: the agent's eval_temperature."""
+    seed: int = 0
+    """Of the first episode; episode i has seed + i."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N."""
+
+    def run(self, console: Console) -> int:
+        options = {name: value for name, value in vars(self).items() if name != "run_"}
+        with tqdm(total=self.episodes, unit="video", file=sys.stderr, disable=None) as bar:
+            paths = record(self.run_, **options, on_episode=lambda _: bar.update())
+        _say(console, "written: " + ", ".join(map(str, paths)))
+        return 0
+
+
 class StopSignals:
     """Notes SIGINT and SIGTERM, so that a run can stop between two updates; the second one acts at once."""
 
@@ -194,11 +224,12 @@ def default_run_dir(env_id: str) -> Path:
     return Path("runs") / env_id.replace("/", "-").replace(":", "-") / time.strftime("%Y-%m-%d_%H-%M-%S")
 
 
-def parse(arguments: Sequence[str]) -> Train | Evaluate | Import:
+def parse(arguments: Sequence[str]) -> Train | Evaluate | Record | Import:
     """Read the command line. The defaults of `train`'s flags are the preset's, the file's or the resumed run's."""
     commands = Annotated[
         Annotated[Train, tyro.conf.subcommand("train", default=Train(_base_config(arguments)))]
         | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
+        | Annotated[Record, tyro.conf.subcommand("record")]
         | Annotated[Import, tyro.conf.subcommand("import")],
         None,
     ]

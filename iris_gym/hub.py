@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from iris_gym.errors import UsageError
-from iris_gym.training.checkpoint import FORMAT_VERSION, Snapshot, write_tensors
+from iris_gym.training.checkpoint import FORMAT_VERSION, START_FRAMES_FILE, Snapshot, write_tensors
 
 SCHEME = "hf://"
 CONFIG_FILE, WEIGHTS_FILE, CARD_FILE = "config.json", "model.safetensors", "README.md"
@@ -107,18 +107,35 @@ class HubAgent(ModelHubMixin):
         Raises:
             UsageError: there is no such agent, it cannot be had, or its files do not fit together.
         """
-        source = str(folder_or_hub_id)
-        folder = Path(source)
-        if not folder.is_dir():
-            files = [_fetch(source, name, revision=revision, token=token) for name in (CONFIG_FILE, WEIGHTS_FILE)]
-            folder = files[0].parent
-        return cls._from_snapshot(read_pretrained(folder, source), source, env, device=device)
+        snapshot = read_shared(folder_or_hub_id, revision=revision, token=token)
+        return cls._from_snapshot(snapshot, folder_or_hub_id, env, device=device)
+
+
+def read_shared(
+    folder_or_hub_id: str | Path, *, revision: str | None = None, token: str | bool | None = None
+) -> Snapshot:
+    """What `save_pretrained` wrote into a folder, or `push_to_hub` to the repository `owner/name`."""
+    source = str(folder_or_hub_id)
+    folder = Path(source)
+    if not folder.is_dir():
+        folder = _fetch(source, CONFIG_FILE, revision=revision, token=token).parent
+        _fetch(source, WEIGHTS_FILE, revision=revision, token=token)
+        with suppress(UsageError):  # an agent that has collected nothing has none
+            _fetch(source, START_FRAMES_FILE, revision=revision, token=token)
+    return read_pretrained(folder, source)
+
+
+def is_shared(path: Path) -> bool:
+    """Whether `save_pretrained` wrote to this folder."""
+    return (path / WEIGHTS_FILE).is_file()
 
 
 def write_pretrained(snapshot: Snapshot, folder: Path) -> None:
-    """Write weights and config; `read_pretrained` reads them."""
-    state = {name: snapshot.state[name] for name in STATE} | {"updates": snapshot.state["trainer"]["updates"]}
+    """Write weights, config and the frames where dreams begin; `read_pretrained` reads them."""
+    state = {name: snapshot.state[name] for name in STATE} | {"updates": snapshot.updates}
     write_tensors(snapshot.weights, folder / WEIGHTS_FILE)
+    if snapshot.start_frames is not None:
+        write_tensors({"frames": snapshot.start_frames}, folder / START_FRAMES_FILE)
     (folder / CONFIG_FILE).write_text(json.dumps({"format_version": FORMAT_VERSION, **state}, indent=2) + "\n")
 
 
@@ -137,8 +154,10 @@ def read_pretrained(folder: Path, source: str) -> Snapshot:
     if version != FORMAT_VERSION:
         raise UsageError(f"{source!r} has format_version={version!r}, this iris_gym reads {FORMAT_VERSION}")
     try:
-        return Snapshot(state, load_file(folder / WEIGHTS_FILE), training={})
-    except (OSError, SafetensorError) as error:
+        starts = folder / START_FRAMES_FILE
+        start_frames = load_file(starts)["frames"] if starts.is_file() else None
+        return Snapshot(state, load_file(folder / WEIGHTS_FILE), training={}, start_frames=start_frames)
+    except (OSError, KeyError, SafetensorError) as error:
         raise UsageError(f"{source!r} is damaged: {WEIGHTS_FILE}: {error}") from error
 
 

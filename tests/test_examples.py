@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from iris_gym import IRISAgent, IRISConfig
+
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
@@ -18,9 +20,18 @@ def run(name: str, *flags: str, folder: Path) -> str:
     return done.stdout
 
 
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Path:
+    """A saved agent that has learned a little of everything."""
+    path = tmp_path_factory.mktemp("trained") / "agent.zip"
+    config = IRISConfig.tiny(transformer_timesteps=10, eval_temperature=1.0)
+    IRISAgent("MinAtar/Breakout-v1", config, seed=0, device="cpu").learn(80).save(path)
+    return path
+
+
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.name)
 def test_an_example_fits_on_a_page(path):
-    assert len(path.read_text().splitlines()) < 60
+    assert len(path.read_text().splitlines()) < 80
 
 
 def test_train_atari_then_predict_loop(tmp_path):
@@ -32,3 +43,39 @@ def test_train_atari_then_predict_loop(tmp_path):
 
 def test_custom_env(tmp_path):
     assert "over 20 episodes" in run("custom_env.py", "--total-timesteps", "80", "--tiny", folder=tmp_path)
+
+
+def test_sb3_ppo_in_dream(trained, tmp_path):
+    flags = "--total-timesteps 256 --num-envs 4 --games 2".split()
+    assert "real MinAtar/Breakout-v1: return" in run(
+        "sb3_ppo_in_dream.py", "--run", str(trained), *flags, folder=tmp_path
+    )
+    assert (tmp_path / "ppo_from_dream.zip").exists()
+
+
+def test_recurrent_ppo_in_dream(trained, tmp_path):
+    flags = "--total-timesteps 256 --num-envs 4".split()
+    answer = run("recurrent_ppo_in_dream.py", "--run", str(trained), *flags, folder=tmp_path)
+    assert "learned from 256 imagined steps" in answer
+
+
+def test_torch_ppo_in_dream(trained, tmp_path):
+    flags = "--iterations 2 --num-envs 8 --steps 20".split()
+    answer = run("torch_ppo_in_dream.py", "--checkpoint", str(trained), *flags, folder=tmp_path)
+    assert "iteration 2: mean imagined reward" in answer
+
+
+def test_torchrl_in_dream(trained, tmp_path):
+    assert "320 imagined steps" in run("torchrl_in_dream.py", "--run", str(trained), folder=tmp_path)
+
+
+def test_record_dream(trained, tmp_path):
+    run("record_dream.py", "--run", str(trained), "--max-steps", "20", folder=tmp_path)
+    written = {path.relative_to(tmp_path / "media").as_posix() for path in (tmp_path / "media").rglob("*.*")}
+    assert written == {
+        "side-by-side_0.mp4",
+        "side-by-side_0.png",
+        "dream_0.mp4",
+        "dream_0.png",
+        "random/rl-video-episode-0.mp4",
+    }

@@ -4,10 +4,11 @@ from functools import partial
 
 import gymnasium as gym
 import numpy as np
+from gymnasium.envs.registration import load_env_creator
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
-from iris_gym.envs.atari import AtariVecEnv, is_atari, make_atari
+from iris_gym.envs.atari import ACTION_REPEAT, AtariVecEnv, is_atari, make_atari
 from iris_gym.envs.minatar import MinAtarImages
 from iris_gym.envs.preprocessing import IMAGE_SHAPE, check_spaces, image_space, to_image
 from iris_gym.envs.registry import find_spec, make
@@ -101,3 +102,17 @@ def _as_images(env: gym.Env, env_id: str) -> gym.Env:
         env = MinAtarImages(env)
     check_spaces(env.observation_space, env.action_space, env_id)
     return env if env.observation_space.shape == IMAGE_SHAPE else ResizedImages(env)
+
+
+def frames_per_second(env_id: str | None) -> int:
+    """The pace at which a game is shown to people, in steps of the agent a second; 15 where it is not known.
+
+    An Atari game has 60 raw frames a second, and an action lasts four of them.
+    """
+    if env_id is None or is_atari(env_id):
+        return 60 // ACTION_REPEAT
+    try:
+        creator = load_env_creator(str(find_spec(env_id).entry_point))
+        return int(getattr(creator, "metadata", {}).get("render_fps", 60 // ACTION_REPEAT))
+    except (UsageError, ImportError, AttributeError, ValueError):
+        return 60 // ACTION_REPEAT

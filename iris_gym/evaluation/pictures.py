@@ -4,7 +4,7 @@ Images are NumPy arrays (height, width, 3) uint8. Frames and models lie on the s
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
 
@@ -74,7 +74,13 @@ def dream_strip(
         "reconstruction": _reconstruct(dynamics.tokenizer, segment_frames),
         "dream": _dream(dynamics, segment_frames[:1], actions[:-1], generator),
     }
-    return _labelled(_grid(*rows.values()), list(rows), [f"t={t}" for t in range(len(segment_frames))])
+    return labelled_strip(rows)
+
+
+def labelled_strip(rows: Mapping[str, Tensor]) -> np.ndarray:
+    """Named rows of frames, each (L, 3, 64, 64) uint8, with a column a timestep; the image that `dream_strip` gives."""
+    length = len(next(iter(rows.values())))
+    return _labelled(_grid(*rows.values()), list(rows), [f"t={t}" for t in range(length)])
 
 
 def save_png(path: str | os.PathLike[str], image: np.ndarray, scale: int = 4) -> None:

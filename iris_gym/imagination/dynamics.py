@@ -16,6 +16,9 @@ from iris_gym.models.world_model import WorldModel
 from iris_gym.nn.transformer import KeyValueCache
 from iris_gym.types import DreamStep
 
+REREAD_ROWS = 16
+"""Full rows that are read again at a time: reading half a context of many rows at once takes as much memory again."""
+
 
 @dataclass(slots=True)
 class DreamState:
@@ -190,8 +193,8 @@ class Dynamics:
         cache, needed = state.cache, self.world_model.tokens_per_step
         if cache.longest + needed <= cache.capacity:
             return cache
-        rows = (cache.lengths + needed > cache.capacity).nonzero().squeeze(1)
-        if len(rows):
+        full = (cache.lengths + needed > cache.capacity).nonzero().squeeze(1)
+        for rows in full.split(REREAD_ROWS) if len(full) else ():
             cache.put(rows, self._read(state.frame_tokens[rows], state.between[rows], room=False))
         cache.longest = int(cache.lengths.max())
         return cache

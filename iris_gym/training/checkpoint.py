@@ -24,6 +24,8 @@ FORMAT_VERSION = 1
 STATE_FILE = "state.json"
 WEIGHTS_FILE = "weights.safetensors"
 TRAINING_FILE = "training.safetensors"
+START_FRAMES_FILE = "start_frames.safetensors"
+FILES = (STATE_FILE, WEIGHTS_FILE, TRAINING_FILE, START_FRAMES_FILE)
 COMPLETE_FILE = "complete"
 REPLACED = "-replaced"
 
@@ -35,6 +37,12 @@ class Snapshot:
     state: dict[str, Any]  # JSON: config, counters, position
     weights: dict[str, Tensor]  # of the models, named component.parameter
     training: dict[str, Tensor]  # optimizer moments, random states, metrics of the running epoch
+    start_frames: Tensor | None = None  # (S, 3, 64, 64) uint8, where dreams begin without the replay
+
+    @property
+    def updates(self) -> dict[str, int]:
+        """How often each component has learned: all that shared and published agents keep of their training."""
+        return self.state["updates"] if not self.training else self.state["trainer"]["updates"]
 
     def to_files(self) -> dict[str, bytes]:
         tensors = {name: tensors_to_bytes(_contiguous(group)) for name, group in self._tensor_files().items()}
@@ -48,7 +56,10 @@ class Snapshot:
             write_tensors(group, folder / name)
 
     def _tensor_files(self) -> dict[str, dict[str, Tensor]]:
-        return {WEIGHTS_FILE: self.weights, TRAINING_FILE: self.training}
+        groups = {WEIGHTS_FILE: self.weights, TRAINING_FILE: self.training}
+        if self.start_frames is not None:
+            groups[START_FRAMES_FILE] = {"frames": self.start_frames}
+        return groups
 
     def _state_bytes(self) -> bytes:
         return json.dumps({"format_version": FORMAT_VERSION, **self.state}, indent=2).encode()
@@ -67,7 +78,9 @@ class Snapshot:
                 "open it with the iris_gym that wrote it, or train anew"
             )
         try:
-            return cls(state, tensors_from_bytes(files[WEIGHTS_FILE]), tensors_from_bytes(files[TRAINING_FILE]))
+            weights, training = tensors_from_bytes(files[WEIGHTS_FILE]), tensors_from_bytes(files[TRAINING_FILE])
+            starts = tensors_from_bytes(files[START_FRAMES_FILE])["frames"] if START_FRAMES_FILE in files else None
+            return cls(state, weights, training, starts)
         except (KeyError, SafetensorError) as error:
             raise UsageError(f"{source} is damaged: {error}") from error
 
@@ -93,8 +106,7 @@ def read_zip(path: Path) -> Snapshot:
     """Read what `write_zip` wrote; members are stored uncompressed and only the known names are read."""
     try:
         with zipfile.ZipFile(path) as archive:
-            known = {STATE_FILE, WEIGHTS_FILE, TRAINING_FILE}
-            members = [info for info in archive.infolist() if info.filename in known]
+            members = [info for info in archive.infolist() if info.filename in FILES]
             if any(info.compress_type != zipfile.ZIP_STORED for info in members):
                 raise UsageError(f"{str(path)!r} was not written by iris_gym: its members are compressed")
             return Snapshot.from_files({info.filename: archive.read(info) for info in members}, repr(str(path)))
@@ -146,8 +158,7 @@ def read_newest_checkpoint(root: Path) -> Snapshot | None:
     if not checkpoints:
         return None
     folder = checkpoints[-1]
-    names = (STATE_FILE, WEIGHTS_FILE, TRAINING_FILE)
-    files = {name: (folder / name).read_bytes() for name in names if (folder / name).is_file()}
+    files = {name: (folder / name).read_bytes() for name in FILES if (folder / name).is_file()}
     return Snapshot.from_files(files, repr(str(folder)))
 
 

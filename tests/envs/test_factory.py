@@ -9,7 +9,7 @@ from gymnasium.envs.registration import EnvSpec
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-from iris_gym.envs import AtariVecEnv, make_env, make_vec_env
+from iris_gym.envs import AtariVecEnv, frames_per_second, make_env, make_vec_env
 from iris_gym.envs.minatar import PALETTE, paint
 from iris_gym.errors import UsageError
 
@@ -172,3 +172,17 @@ def test_a_missing_dependency_is_one_line(monkeypatch):
 def test_unusable_arguments(arguments, message: str):
     with pytest.raises(UsageError, match=message):
         make_vec_env(**{"env_id": "ALE/Pong-v5", "num_envs": 1, **arguments})
+
+
+@pytest.mark.parametrize(
+    ("env_id", "fps"),
+    [
+        ("ALE/Pong-v5", 15),
+        ("MiniGrid-Empty-5x5-v0", 10),
+        ("CartPole-v1", 50),
+        ("nothing:Registered-v0", 15),
+        (None, 15),
+    ],
+)
+def test_the_pace_of_a_game(env_id, fps):
+    assert frames_per_second(env_id) == fps

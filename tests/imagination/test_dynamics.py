@@ -249,3 +249,58 @@ def test_a_seed_repeats_a_sampled_dream_and_the_global_generator_is_untouched():
 def test_an_overflow_context_that_leaves_no_room_is_refused(overflow_context):
     with pytest.raises(UsageError, match=f"overflow_context={overflow_context} must lie between 1 and 2"):
         dynamics(overflow_context=overflow_context)
+
+
+def test_rows_restart_from_prepared_starts_and_the_others_dream_on():
+    model = dynamics(timesteps=4, overflow_context=2)
+    frames, actions, mask = torch.rand(5, 3, 64, 64), some_actions(12, 3), torch.tensor([False, True, True])
+    first, state = dream(model, model.start_from_tokens(first_tokens(3)), actions[:3])
+    branch = state.clone()
+    starts, chosen = model.prepare(frames), torch.tensor([0, 4, 2])
+    rest, _ = dream(model, model.restart(state, mask, starts, chosen), actions[3:])
+    alone, _ = dream(model, branch, actions[3:])
+    anew, _ = dream(model, model.start(frames[chosen]), actions[3:])
+    assert_same_dream([column[:, :1] for column in rest], [column[:, :1] for column in alone])
+    assert_same_dream([column[:, 1:] for column in rest], [column[:, 1:] for column in anew])
+
+
+def test_a_blank_dream_restarted_is_a_new_one_in_the_same_memory():
+    model, frames, actions = dynamics(), torch.rand(2, 3, 64, 64), some_actions(6, 2)
+    expected, used = dream(model, model.start(frames), actions)
+    blank = model.blank(2, used.cache)
+    assert blank.cache.keys is used.cache.keys
+    state = model.restart(blank, torch.tensor([True, True]), model.prepare(frames), torch.tensor([0, 1]))
+    assert_same_dream(dream(model, state, actions)[0], expected)
+
+
+def test_what_is_prepared_has_no_room():
+    state = dynamics().prepare(torch.rand(2, 3, 64, 64))
+    assert state.cache.capacity == K - 1 == state.cache.longest
+
+
+def test_the_log_probability_is_asked_for_and_changes_nothing():
+    model, actions = dynamics(temperature=1.0), some_actions(4, 3)
+    states = [model.start_from_tokens(first_tokens(3)) for _ in range(2)]
+    sources = [torch.Generator().manual_seed(0) for _ in range(2)]
+    for action in actions:
+        answers = [
+            model.advance(state, action, generator=source, log_probs=asked)
+            for state, source, asked in zip(states, sources, (False, True), strict=True)
+        ]
+        states = [state for state, _ in answers]
+        assert torch.equal(states[0].frame_tokens, states[1].frame_tokens)
+        assert answers[0][1].log_prob is None
+        assert answers[1][1].log_prob.shape == (3,) and (answers[1][1].log_prob < 0).all()
+
+
+@pytest.mark.parametrize("temperature", [-0.5, float("inf"), float("nan")])
+def test_a_temperature_out_of_range_is_refused(temperature):
+    with pytest.raises(UsageError, match="temperature="):
+        dynamics(temperature=temperature)
+
+
+def test_other_options_share_the_networks():
+    model = dynamics()
+    other = model.with_options(overflow_context=2, temperature=0.5)
+    assert (other.overflow_context, other.temperature) == (2, 0.5) and model.temperature == 0
+    assert other.world_model is model.world_model and other.tokenizer is model.tokenizer
