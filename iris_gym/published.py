@@ -7,13 +7,14 @@ from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from stable_baselines3.common.type_aliases import GymEnv
 from torch import Tensor
 
 from iris_gym.assembly import create_models
 from iris_gym.config import IRISConfig
-from iris_gym.envs import make_vec_env
+from iris_gym.envs import make_vec_env, to_frames
 from iris_gym.errors import UsageError
 from iris_gym.hub import download, is_hub_file
 from iris_gym.training.checkpoint import Snapshot, module_tensors
@@ -92,6 +93,8 @@ class PublishedAgent:
     def _from_snapshot(cls: type[Agent], snapshot: Snapshot, source: str | Path, env: Any, **arguments: Any) -> Agent:
         raise NotImplementedError
 
+    start_frames: torch.Tensor | None
+
     def save_checkpoint(self) -> None:
         raise NotImplementedError
 
@@ -118,6 +121,7 @@ class PublishedAgent:
         snapshot.state["config"]["perceptual_weight"] = perceptual_weight
         agent = cls._from_snapshot(snapshot, path, env, device=device, run_dir=run_dir, **arguments)
         del snapshot  # and with it the pages of the file that were read
+        agent.start_frames = explored_frames(env) if isinstance(env, str) else None
         agent.save_checkpoint()
         return agent
 
@@ -170,6 +174,19 @@ def check_actions(env: GymEnv | str, snapshot: Snapshot, source: str | Path) -> 
             f"env={name} has {actions} actions, {str(source)!r} was made for {expected}; "
             "give the environment that it was trained in"
         )
+
+
+def explored_frames(env_id: str, count: int = 256) -> torch.Tensor:
+    """Every other frame (count, 3, 64, 64) uint8 of random play, the same at every call.
+
+    The dreams of an imported agent begin there until it has collected frames of its own.
+    """
+    env = make_vec_env(env_id, 1, seed=0)
+    actions = np.random.default_rng(0).integers(env.action_space.n, size=(2 * count, 1))  # type: ignore[attr-defined]
+    env.reset()
+    frames = [to_frames(np.asarray(env.step(action)[0])) for action in actions]
+    env.close()
+    return torch.from_numpy(np.concatenate(frames[::2]))
 
 
 def published_names(ours: str) -> list[str]:

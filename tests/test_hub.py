@@ -2,6 +2,7 @@ import json
 import shutil
 from pathlib import Path
 
+import gymnasium
 import huggingface_hub
 import numpy as np
 import pytest
@@ -174,6 +175,25 @@ def test_an_agent_goes_to_the_hub_and_comes_back(remote):
     restored = IRISAgent.from_pretrained("me/still", device="cpu")
     codebook = original.models.tokenizer.quantizer.codebook
     assert torch.equal(codebook, restored.models.tokenizer.quantizer.codebook)
+
+
+def test_others_dream_in_a_shared_agent_by_its_id_or_folder(remote):
+    original = agent()
+    original.start_frames = torch.from_numpy(OBSERVATION.transpose(2, 0, 1)[None].copy())
+    original.push_to_hub("me/still")
+    with pytest.warns(UserWarning, match="has had no update"):
+        dreams = [
+            gymnasium.make_vec("IrisGym/Dream-v0", num_envs=2, checkpoint=where, device="cpu")
+            for where in ("me/still", str(remote / "me/still"))
+        ]
+    first, second = (dream.reset(seed=0)[0] for dream in dreams)
+    assert torch.equal(first, second)
+
+
+def test_an_id_that_the_hub_does_not_know_is_refused(remote):
+    remote.mkdir()
+    with pytest.raises(UsageError, match="'me/nothing' on the Hugging Face hub cannot be had"):
+        gymnasium.make_vec("IrisGym/Dream-v0", num_envs=2, checkpoint="me/nothing")
 
 
 def test_a_file_on_the_hub_has_an_address(remote):

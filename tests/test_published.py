@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from iris_gym import IRISAgent, IRISConfig, UsageError, build_models
 from iris_gym.assembly import Models
 from iris_gym.cli import main
-from iris_gym.published import DROPPED, check_actions, published_names, read_published
+from iris_gym.published import DROPPED, check_actions, explored_frames, published_names, read_published
 from iris_gym.training.checkpoint import module_tensors
 
 MANIFEST = json.loads((Path(__file__).parent / "parity/data/manifest_paper_4actions.json").read_text())
@@ -321,6 +321,18 @@ def test_an_imported_agent_is_an_ordinary_run(tmp_path):
     updates = {learner.name: learner.updates for learner in again.trainer.learners}
     assert updates == {"autoencoder": 119_000, "world_model": 115_000, "actor_critic": 110_000}  # as published
     assert (again.trainer.position.epoch, again.trainer.env_steps) == (1, 0)
+
+
+def test_an_imported_agent_dreams_from_frames_of_random_play(tmp_path):
+    path = written(tiny_checkpoint(), tmp_path)
+    agent = IRISAgent.from_published(path, "ALE/Breakout-v5", 2, "cpu", run_dir=tmp_path / "run")
+    assert agent.start_frames.shape == (256, 3, 64, 64)
+    assert len(agent.start_frames.unique(dim=0)) > 100
+    assert torch.equal(agent.start_frames, explored_frames("ALE/Breakout-v5"))
+    loaded = IRISAgent.load(tmp_path / "run", device="cpu")
+    for dreamer in (agent, loaded):
+        observation, _ = dreamer.make_dream_env(3, horizon=2).reset(seed=0)
+        assert observation.shape == (3, 64, 64, 3)
 
 
 def test_an_imported_run_learns_on(tmp_path):

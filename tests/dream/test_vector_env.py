@@ -164,7 +164,9 @@ def test_log_prob_is_that_of_the_frames_tokens(make_dream, unscripted):
     second, third = env.step(actions[0]), env.step(actions[1])
     tokens = torch.stack((first, second[0], third[0]), 1)
     with torch.no_grad():
-        logits = unscripted.world_model(tokens, torch.cat((actions.T, actions.T[:, :1]), 1)).frame_tokens[:, :-1]
+        logits = unscripted.world_model(tokens, torch.cat((actions.T, actions.T[:, :1]), 1)[..., None]).frame_tokens[
+            :, :-1
+        ]
     each = logits.log_softmax(-1).gather(-1, tokens.flatten(1)[:, 1:, None]).squeeze(-1)
     for index, answer in enumerate((second, third)):
         expected = each[:, 3 + 4 * index : 7 + 4 * index].sum(1)
