@@ -15,14 +15,11 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import is_wrapped
 from stable_baselines3.common.monitor import Monitor
-from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, PyTorchObs
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
 from stable_baselines3.common.utils import safe_mean
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
-from torch import Tensor
 
 from iris_gym.assembly import (
-    Models,
     build_collector,
     build_dream,
     build_models,
@@ -35,41 +32,31 @@ from iris_gym.assembly import (
 from iris_gym.config import IRISConfig, preset
 from iris_gym.data.replay import Replay
 from iris_gym.dream import DreamVectorEnv
-from iris_gym.envs import batched, check_spaces, make_vec_env, to_frames
+from iris_gym.envs import check_spaces, make_vec_env
 from iris_gym.errors import UsageError
 from iris_gym.evaluation.evaluate import EpisodeScore, evaluate
 from iris_gym.evaluation.pictures import save_run_pictures
 from iris_gym.hub import HubAgent
 from iris_gym.imagination.dynamics import Dynamics
-from iris_gym.imagination.policy import Policy
+from iris_gym.policy import IRISPolicy
 from iris_gym.published import PublishedAgent
 from iris_gym.training import checkpoint
 from iris_gym.training.checkpoint import Snapshot
 from iris_gym.training.logs import run_logger
-from iris_gym.training.randomness import RandomStreams
+from iris_gym.training.randomness import RandomStreams, checked_seed
 from iris_gym.training.run_folder import RunFolder, read_snapshot
-from iris_gym.training.trainer import CollectionEnded, CollectionStarted, EpochEnded, Event, StepTaken
-from iris_gym.types import RecurrentState
+from iris_gym.training.snapshots import restore_training, training_state
+from iris_gym.training.trainer import (
+    CollectionEnded,
+    CollectionStarted,
+    EpochEnded,
+    Event,
+    StepTaken,
+    check_total_timesteps,
+)
 
 EVALUATION_ROWS = 8
 """Games that an evaluation plays at once."""
-
-
-class IRISPolicy(BasePolicy):
-    """Tokenizer, world model and actor-critic as a Stable-Baselines3 policy; its parameters are all of the agent's."""
-
-    def __init__(self, observation_space: spaces.Space, action_space: spaces.Discrete, models: Models) -> None:
-        super().__init__(observation_space, action_space)
-        self.tokenizer = models.tokenizer
-        self.world_model = models.world_model
-        self.actor_critic = models.actor_critic
-        self.acting = Policy(models.tokenizer, models.actor_critic)
-
-    def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> Tensor:
-        """Actions (N,) at first frames (N, …) of episodes; the agent's `predict` remembers more than one frame."""
-        frames = torch.from_numpy(to_frames(cast(Tensor, observation).cpu().numpy())).to(self.device)
-        state = self.acting.initial_state(len(frames))
-        return self.acting.act(frames, state, temperature=0.0 if deterministic else 1.0)[0]
 
 
 class IRISAgent(HubAgent, PublishedAgent, BaseAlgorithm):
@@ -176,7 +163,13 @@ class IRISAgent(HubAgent, PublishedAgent, BaseAlgorithm):
         self.streams = RandomStreams(self.seed, self.device)
         action_space = cast(spaces.Discrete, self.action_space)
         self.models = build_models(self.config, int(action_space.n), self.device)
-        self.policy = IRISPolicy(self.observation_space, action_space, self.models)  # pyright: ignore[reportIncompatibleVariableOverride]
+        self.policy = IRISPolicy(  # pyright: ignore[reportIncompatibleVariableOverride]
+            self.observation_space,
+            action_space,
+            self.models,
+            temperature=self.config.eval_temperature,
+            generator=self.streams.predicting,
+        )
         self.trainer = build_trainer(
             self.config,
             self.models,
@@ -323,47 +316,6 @@ class IRISAgent(HubAgent, PublishedAgent, BaseAlgorithm):
         self.logger.dump(self.num_timesteps)
 
     # ---------------------------------------------------------------- acting
-
-    def predict(
-        self,
-        observation: np.ndarray | dict[str, np.ndarray],
-        state: tuple[np.ndarray, ...] | None = None,
-        episode_start: np.ndarray | None = None,
-        deterministic: bool = False,
-    ) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
-        """The action at an observation or at a batch of them, and the LSTM's next state.
-
-        Args:
-            observation: uint8 image, height-width-channels or channels first, of any size; or N of them.
-            state: (hidden, cell), each (1, N, lstm_dim) float32, as returned before; None at a first observation.
-            episode_start: (N,) bool, rows whose episode begins here and whose state is cleared.
-            deterministic: take the likeliest action. If not, sample at `config.eval_temperature` from a random
-                stream of its own, so that evaluating never changes training.
-        """
-        observations, single = batched(np.asarray(observation), self.observation_space.shape or ())
-        frames = torch.from_numpy(to_frames(observations)).to(self.device)
-        recurrent = self._recurrent_state(state, len(frames))
-        if episode_start is not None:
-            keep = torch.from_numpy(~np.asarray(episode_start, dtype=bool)).to(self.device)[:, None]
-            recurrent = recurrent[0] * keep, recurrent[1] * keep
-        actions, recurrent = self.policy.acting.act(
-            frames,
-            recurrent,
-            temperature=0.0 if deterministic else self.config.eval_temperature,
-            generator=self.streams.predicting,
-        )
-        chosen = actions.cpu().numpy()
-        return chosen.squeeze(0) if single else chosen, tuple(part[None].cpu().numpy() for part in recurrent)
-
-    def _recurrent_state(self, state: tuple[np.ndarray, ...] | None, rows: int) -> RecurrentState:
-        if state is None:
-            return self.policy.acting.initial_state(rows)
-        expected = (1, rows, self.config.lstm_dim)
-        if len(state) != 2 or any(np.shape(part) != expected for part in state):
-            shapes = [np.shape(part) for part in state]
-            raise UsageError(f"state has shapes {shapes}; predict takes two arrays of {expected}, or None")
-        hidden, cell = (torch.as_tensor(part[0], dtype=torch.float32, device=self.device) for part in state)
-        return hidden, cell
 
     def evaluate(
         self,
@@ -518,8 +470,8 @@ class IRISAgent(HubAgent, PublishedAgent, BaseAlgorithm):
             checkpoint.load_modules(self.models.by_name(), snapshot.weights, repr(str(load_path_or_dict)))
 
     def _snapshot(self) -> Snapshot:
-        optimizers = {learner.name: learner.optimizer for learner in self.trainer.learners}
-        state = {
+        state, training = training_state(self.trainer, self.streams)
+        state |= {
             "config": self.config.to_dict(),
             "env": self.env_id,
             "num_actions": int(cast(spaces.Discrete, self.action_space).n),
@@ -528,14 +480,7 @@ class IRISAgent(HubAgent, PublishedAgent, BaseAlgorithm):
             "seed": self.seed,
             "num_timesteps": self.num_timesteps,
             "replay_rows": len(self.replay),
-            "trainer": self.trainer.state_dict(),
-            "sampling": self.streams.sampling.bit_generator.state,
         }
-        training = (
-            _prefixed("optimizer", checkpoint.optimizer_tensors(optimizers))
-            | _prefixed("random", self.streams.state_dict())
-            | _prefixed("metric", self.trainer.metrics.sums)
-        )
         drawn = draw_start_frames(self.replay)
         starts = self.start_frames if drawn is None else drawn
         return Snapshot(state, checkpoint.module_tensors(self.models.by_name()), training, starts)
@@ -546,31 +491,8 @@ class IRISAgent(HubAgent, PublishedAgent, BaseAlgorithm):
 
     def _restore(self, snapshot: Snapshot) -> None:
         checkpoint.load_modules(self.models.by_name(), snapshot.weights, "the saved agent")
+        restore_training(snapshot, self.trainer, self.streams)
         self.num_timesteps = snapshot.state["num_timesteps"]
-        if not snapshot.training:  # published or shared weights, whose schedule begins anew
-            for learner in self.trainer.learners:
-                learner.updates = snapshot.updates[learner.name]
-            return
-        optimizers = {learner.name: learner.optimizer for learner in self.trainer.learners}
-        checkpoint.load_optimizers(optimizers, _under("optimizer", snapshot.training))
-        self.streams.load_state_dict(_under("random", snapshot.training))
-        self.streams.sampling.bit_generator.state = snapshot.state["sampling"]
-        self.trainer.load_state_dict(snapshot.state["trainer"], _under("metric", snapshot.training))
-
-
-def check_total_timesteps(total_timesteps: int) -> None:
-    """Raise `UsageError` for a number of steps that cannot be learned for."""
-    if not isinstance(total_timesteps, int | np.integer) or total_timesteps <= 0:
-        raise UsageError(f"total_timesteps={total_timesteps!r} must be a whole number greater than 0")
-
-
-def checked_seed(seed: int | None) -> int | None:
-    """Raise `UsageError` for a seed that numpy's global generator, which is seeded too, does not take."""
-    if seed is None:
-        return None
-    if not isinstance(seed, int | np.integer) or not 0 <= seed < 2**32:
-        raise UsageError(f"seed={seed!r} must be a whole number from 0 to 2**32 - 1, or None")
-    return int(seed)
 
 
 def _config_of(snapshot: Snapshot, path: str | Path) -> IRISConfig:
@@ -578,12 +500,3 @@ def _config_of(snapshot: Snapshot, path: str | Path) -> IRISConfig:
         return IRISConfig.from_dict(snapshot.state["config"])
     except (UsageError, KeyError) as error:
         raise UsageError(f"{str(path)!r} holds a config that cannot be used: {error}") from error
-
-
-def _prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {f"{prefix}.{name}": tensor for name, tensor in tensors.items()}
-
-
-def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    start = prefix + "."
-    return {name.removeprefix(start): tensor for name, tensor in tensors.items() if name.startswith(start)}

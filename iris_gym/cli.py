@@ -20,7 +20,7 @@ import tyro
 from rich.console import Console
 from tqdm import tqdm
 
-from iris_gym.agent import IRISAgent, check_total_timesteps
+from iris_gym.agent import IRISAgent
 from iris_gym.assembly import choose_device
 from iris_gym.config import IRISConfig, preset, read_mapping
 from iris_gym.errors import UsageError
@@ -29,6 +29,7 @@ from iris_gym.progress import TrainingDisplay
 from iris_gym.recording import Source, record
 from iris_gym.training.checkpoint import complete_checkpoints
 from iris_gym.training.run_folder import RunFolder
+from iris_gym.training.trainer import check_total_timesteps
 
 Preset = Literal["auto", "default", "paper", "small", "tiny"]
 

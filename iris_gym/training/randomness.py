@@ -4,6 +4,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from iris_gym.errors import UsageError
+
 
 class RandomStreams:
     """One generator for each use, so that one use never shifts another: predicting does not change training.
@@ -38,3 +40,12 @@ class RandomStreams:
 
     def _generators(self) -> dict[str, torch.Generator]:
         return {"collecting": self.collecting, "imagining": self.imagining, "predicting": self.predicting}
+
+
+def checked_seed(seed: int | None) -> int | None:
+    """Raise `UsageError` for a seed that numpy's global generator, which is seeded too, does not take."""
+    if seed is None:
+        return None
+    if not isinstance(seed, int | np.integer) or not 0 <= seed < 2**32:
+        raise UsageError(f"seed={seed!r} must be a whole number from 0 to 2**32 - 1, or None")
+    return int(seed)

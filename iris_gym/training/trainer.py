@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from iris_gym.data.replay import Replay
+from iris_gym.errors import UsageError
 from iris_gym.functional import codebook_usage
 from iris_gym.training.collector import Collector, Step
 from iris_gym.training.learner import Learner
@@ -221,3 +222,9 @@ class MeanMetrics:
             else:
                 summary[name] = float(total) / self.counts[name]
         return summary
+
+
+def check_total_timesteps(total_timesteps: int) -> None:
+    """Raise `UsageError` for a number of steps that cannot be learned for."""
+    if not isinstance(total_timesteps, int | np.integer) or total_timesteps <= 0:
+        raise UsageError(f"total_timesteps={total_timesteps!r} must be a whole number greater than 0")

@@ -1,0 +1,94 @@
+"""`IRISPolicy`: the agent's networks as a Stable-Baselines3 policy."""
+
+from typing import cast
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.type_aliases import PyTorchObs
+from torch import Tensor
+
+from iris_gym.assembly import Models
+from iris_gym.envs import batched, to_frames
+from iris_gym.errors import UsageError
+from iris_gym.imagination.policy import Policy
+from iris_gym.types import RecurrentState
+
+
+class IRISPolicy(BasePolicy):
+    """Tokenizer, world model and actor-critic as a Stable-Baselines3 policy; its parameters are all of the agent's.
+
+    Actions are sampled at `temperature` from `generator`, a random stream of its own, so that predicting never
+    changes training.
+    """
+
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        action_space: spaces.Discrete,
+        models: Models,
+        *,
+        temperature: float,
+        generator: torch.Generator,
+    ) -> None:
+        super().__init__(observation_space, action_space)
+        self.tokenizer = models.tokenizer
+        self.world_model = models.world_model
+        self.actor_critic = models.actor_critic
+        self.acting = Policy(models.tokenizer, models.actor_critic)
+        self.temperature = temperature
+        self.generator = generator
+
+    def predict(
+        self,
+        observation: np.ndarray | dict[str, np.ndarray],
+        state: tuple[np.ndarray, ...] | None = None,
+        episode_start: np.ndarray | None = None,
+        deterministic: bool = False,
+    ) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
+        """The action at an observation or at a batch of them, and the LSTM's next state.
+
+        Args:
+            observation: uint8 image, height-width-channels or channels first, of any size; or N of them.
+            state: (hidden, cell), each (1, N, lstm_dim) float32, as returned before; None at a first observation.
+            episode_start: (N,) bool, rows whose episode begins here and whose state is cleared.
+            deterministic: take the likeliest action instead of sampling.
+
+        Returns:
+            Actions () or (N,) int64, and the state after them.
+
+        Raises:
+            UsageError: the observation is no image, or the state is of other rows.
+        """
+        observations, single = batched(np.asarray(observation), self.observation_space.shape or ())
+        frames = torch.from_numpy(to_frames(observations)).to(self.device)
+        recurrent = self._recurrent_state(state, len(frames), episode_start)
+        actions, recurrent = self._act(frames, recurrent, deterministic)
+        chosen = actions.cpu().numpy()
+        return chosen.squeeze(0) if single else chosen, tuple(part[None].cpu().numpy() for part in recurrent)
+
+    def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> Tensor:
+        """Actions (N,) at first frames (N, …) of episodes, for callers that pass tensors; `predict` remembers more."""
+        frames = torch.from_numpy(to_frames(cast(Tensor, observation).cpu().numpy())).to(self.device)
+        return self._act(frames, self.acting.initial_state(len(frames)), deterministic)[0]
+
+    def _act(self, frames: Tensor, state: RecurrentState, deterministic: bool) -> tuple[Tensor, RecurrentState]:
+        temperature = 0.0 if deterministic else self.temperature
+        return self.acting.act(frames, state, temperature=temperature, generator=self.generator)
+
+    def _recurrent_state(
+        self, state: tuple[np.ndarray, ...] | None, rows: int, episode_start: np.ndarray | None
+    ) -> RecurrentState:
+        """The state as tensors (N, lstm_dim), Stable-Baselines3's axis of layers gone and begun episodes cleared."""
+        initial = self.acting.initial_state(rows)
+        if state is None:
+            return initial
+        expected = (1, *initial[0].shape)
+        if len(state) != 2 or any(np.shape(part) != expected for part in state):
+            shapes = [np.shape(part) for part in state]
+            raise UsageError(f"state has shapes {shapes}; predict takes two arrays of {expected}, or None")
+        begins = np.zeros(rows, bool) if episode_start is None else np.broadcast_to(episode_start, rows).astype(bool)
+        keep = torch.from_numpy(~begins).to(self.device)[:, None]
+        hidden, cell = (torch.as_tensor(part[0], dtype=torch.float32, device=self.device) for part in state)
+        return hidden * keep, cell * keep

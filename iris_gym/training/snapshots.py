@@ -1,0 +1,44 @@
+"""A training as part of a `Snapshot`: counters and position as JSON; moments, random states and metrics as tensors."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from iris_gym.training.checkpoint import Snapshot, load_optimizers, optimizer_tensors
+from iris_gym.training.randomness import RandomStreams
+from iris_gym.training.trainer import Trainer
+
+
+def training_state(trainer: Trainer, streams: RandomStreams) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """What `restore_training` needs: entries of `Snapshot.state`, and all of `Snapshot.training`."""
+    optimizers = {learner.name: learner.optimizer for learner in trainer.learners}
+    tensors = (
+        _prefixed("optimizer", optimizer_tensors(optimizers))
+        | _prefixed("random", streams.state_dict())
+        | _prefixed("metric", trainer.metrics.sums)
+    )
+    return {"trainer": trainer.state_dict(), "sampling": streams.sampling.bit_generator.state}, tensors
+
+
+def restore_training(snapshot: Snapshot, trainer: Trainer, streams: RandomStreams) -> None:
+    """Put a training where a snapshot left it. Of shared and published agents, whose schedule begins anew, nothing
+    is known but how often each component has learned."""
+    if not snapshot.training:
+        for learner in trainer.learners:
+            learner.updates = snapshot.updates[learner.name]
+        return
+    optimizers = {learner.name: learner.optimizer for learner in trainer.learners}
+    load_optimizers(optimizers, _under("optimizer", snapshot.training))
+    streams.load_state_dict(_under("random", snapshot.training))
+    streams.sampling.bit_generator.state = snapshot.state["sampling"]
+    trainer.load_state_dict(snapshot.state["trainer"], _under("metric", snapshot.training))
+
+
+def _prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {f"{prefix}.{name}": tensor for name, tensor in tensors.items()}
+
+
+def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    start = prefix + "."
+    return {name.removeprefix(start): tensor for name, tensor in tensors.items() if name.startswith(start)}
