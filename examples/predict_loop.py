@@ -15,15 +15,14 @@ def main(run: Path, max_steps: int = 5000, seed: int = 0) -> None:
     agent = IRISAgent.load(run)
     env = make_env(agent.config.env, evaluation=True)
     observation, _ = env.reset(seed=seed)
-    memory, episode_return = None, 0.0
-    for length in range(1, max_steps + 1):
+    memory, rewards, done = None, [], False
+    while not done and len(rewards) < max_steps:
         action, memory = agent.predict(observation, memory)
         observation, reward, terminated, truncated, _ = env.step(action)
-        episode_return += float(reward)
-        if terminated or truncated:
-            break
+        rewards.append(float(reward))
+        done = terminated or truncated
     env.close()
-    print(f"{agent.config.env}: return {episode_return:.1f} after {length} steps")
+    print(f"{agent.config.env}: return {sum(rewards):.1f} after {len(rewards)} steps")
 
 
 if __name__ == "__main__":

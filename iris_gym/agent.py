@@ -1,5 +1,6 @@
 """`IRISAgent`: IRIS with the face of a Stable-Baselines3 algorithm."""
 
+import json
 import time
 import warnings
 import weakref
@@ -12,10 +13,12 @@ import torch
 from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.env_util import is_wrapped
+from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, PyTorchObs
 from stable_baselines3.common.utils import safe_mean
-from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 from torch import Tensor
 
 from iris_gym.assembly import (
@@ -36,8 +39,10 @@ from iris_gym.envs import batched, check_spaces, make_vec_env, to_frames
 from iris_gym.errors import UsageError
 from iris_gym.evaluation.evaluate import EpisodeScore, evaluate
 from iris_gym.evaluation.pictures import save_run_pictures
+from iris_gym.hub import HubAgent
 from iris_gym.imagination.dynamics import Dynamics
 from iris_gym.imagination.policy import Policy
+from iris_gym.published import PublishedAgent
 from iris_gym.training import checkpoint
 from iris_gym.training.checkpoint import Snapshot
 from iris_gym.training.logs import run_logger
@@ -67,7 +72,7 @@ class IRISPolicy(BasePolicy):
         return self.acting.act(frames, state, temperature=0.0 if deterministic else 1.0)[0]
 
 
-class IRISAgent(BaseAlgorithm):
+class IRISAgent(HubAgent, PublishedAgent, BaseAlgorithm):
     """IRIS: a policy learned inside a world model that is learned from little experience (Micheli et al. 2023).
 
     Args:
@@ -141,7 +146,7 @@ class IRISAgent(BaseAlgorithm):
     # ---------------------------------------------------------------- building
 
     def _vec_env(self, env: GymEnv | str | None, verbose: int = 0) -> VecEnv | None:
-        """Whatever the user has for an environment, as a `VecEnv` of channels-first images."""
+        """Whatever the user has for an environment, as a `VecEnv` of images."""
         if env is None:
             return None
         if isinstance(env, str):
@@ -151,6 +156,15 @@ class IRISAgent(BaseAlgorithm):
             spec = getattr(env, "spec", None)
             check_spaces(env.observation_space, env.action_space, spec.id if spec else type(env).__name__)
         return self._wrap_env(env, verbose)
+
+    @staticmethod
+    def _wrap_env(env: GymEnv, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
+        """As in Stable-Baselines3, but images keep their layout: `predict` takes both, and environments for
+        `EvalCallback` then are of the same type as the one for training."""
+        if isinstance(env, VecEnv):
+            return env
+        monitored = Monitor(env) if monitor_wrapper and not is_wrapped(env, Monitor) else env
+        return DummyVecEnv([lambda: monitored])
 
     def _take_spaces(self, snapshot: Snapshot) -> None:
         self.observation_space = spaces.Box(0, 255, tuple(snapshot.state["observation_shape"]), np.uint8)
@@ -310,9 +324,9 @@ class IRISAgent(BaseAlgorithm):
 
     # ---------------------------------------------------------------- acting
 
-    def predict(  # type: ignore[override]
+    def predict(
         self,
-        observation: np.ndarray,
+        observation: np.ndarray | dict[str, np.ndarray],
         state: tuple[np.ndarray, ...] | None = None,
         episode_start: np.ndarray | None = None,
         deterministic: bool = False,
@@ -438,16 +452,15 @@ class IRISAgent(BaseAlgorithm):
         go on in it, use `resume`.
         """
         snapshot = read_snapshot(path)
-        agent = cls(
+        return cls._from_snapshot(
+            snapshot,
+            path,
             env,
-            _config_of(snapshot, path),
             tensorboard_log=tensorboard_log,
             verbose=verbose,
             seed=snapshot.state["seed"] if seed is None else seed,
             device=device,
-            _snapshot=snapshot,
         )
-        return agent
 
     @classmethod
     def resume(
@@ -472,6 +485,12 @@ class IRISAgent(BaseAlgorithm):
             _snapshot=snapshot,
             _run=run,
         )
+
+    @classmethod
+    def _from_snapshot(
+        cls, snapshot: Snapshot, source: str | Path, env: GymEnv | str | None, **arguments: Any
+    ) -> "IRISAgent":
+        return cls(env, _config_of(snapshot, source), _snapshot=snapshot, **arguments)
 
     def save_checkpoint(self) -> None:
         """Write a checkpoint and pictures into the run folder; without one, nothing."""
@@ -521,14 +540,22 @@ class IRISAgent(BaseAlgorithm):
         starts = self.start_frames if drawn is None else drawn
         return Snapshot(state, checkpoint.module_tensors(self.models.by_name()), training, starts)
 
+    def _scores(self) -> dict[str, Any] | None:
+        file = self.run.scores_file if self.run else None
+        return json.loads(file.read_text()) if file and file.is_file() else None
+
     def _restore(self, snapshot: Snapshot) -> None:
         checkpoint.load_modules(self.models.by_name(), snapshot.weights, "the saved agent")
+        self.num_timesteps = snapshot.state["num_timesteps"]
+        if not snapshot.training:  # published or shared weights, whose schedule begins anew
+            for learner in self.trainer.learners:
+                learner.updates = snapshot.updates[learner.name]
+            return
         optimizers = {learner.name: learner.optimizer for learner in self.trainer.learners}
         checkpoint.load_optimizers(optimizers, _under("optimizer", snapshot.training))
         self.streams.load_state_dict(_under("random", snapshot.training))
         self.streams.sampling.bit_generator.state = snapshot.state["sampling"]
         self.trainer.load_state_dict(snapshot.state["trainer"], _under("metric", snapshot.training))
-        self.num_timesteps = snapshot.state["num_timesteps"]
 
 
 def check_total_timesteps(total_timesteps: int) -> None:

@@ -21,12 +21,15 @@ from iris_gym.models.actor_critic import ActorCritic
 from iris_gym.models.tokenizer import Tokenizer
 from iris_gym.models.world_model import WorldModel
 from iris_gym.nn.convnet import strided_decoder, strided_encoder
-from iris_gym.nn.quantizer import EMAQuantizer
+from iris_gym.nn.perceptual import PerceptualDistance
+from iris_gym.nn.quantizer import EMAQuantizer, GradientQuantizer, Quantizer
+from iris_gym.nn.vqgan import vqgan_decoder, vqgan_encoder
 from iris_gym.training.collector import Collector
 from iris_gym.training.learner import Learner, LearnerPlan
 from iris_gym.training.losses import actor_critic_loss, autoencoder_loss, world_model_loss
 from iris_gym.training.randomness import RandomStreams
 from iris_gym.training.trainer import Trainer
+from iris_gym.types import FRAME_SIZE
 
 
 @dataclass(frozen=True)
@@ -56,17 +59,17 @@ def choose_device(device: torch.device | str) -> torch.device:
 
 def build_models(config: IRISConfig, num_actions: int, device: torch.device | str = "auto") -> Models:
     """Tokenizer, world model and actor-critic of a config, in evaluation mode on `device`, without an environment."""
+    models = create_models(config, num_actions)
+    for module in models.by_name().values():
+        # Channels last: pooling and convolutions of few channels run several times faster on a CPU.
+        module.to(choose_device(device), memory_format=torch.channels_last).eval()  # pyright: ignore[reportCallIssue]
+    return models
+
+
+def create_models(config: IRISConfig, num_actions: int) -> Models:
+    """The models where torch creates tensors; with the device `meta`, only their names and shapes."""
     config.validate()
-    channels, steps, dim = config.encoder_channels, config.encoder_downsamplings, config.token_embedding_dim
-    tokenizer = Tokenizer(
-        strided_encoder(channels, steps, dim),
-        strided_decoder(channels, steps, dim),
-        EMAQuantizer(
-            config.vocab_size, dim, decay=config.codebook_decay, dead_code_threshold=config.dead_code_threshold
-        ),
-        commitment_weight=config.commitment_weight,
-        foreground_weight=config.foreground_weight,
-    )
+    tokenizer = _build_tokenizer(config)
     world_model = WorldModel(
         vocab_size=config.vocab_size,
         num_actions=num_actions,
@@ -77,13 +80,42 @@ def build_models(config: IRISConfig, num_actions: int, device: torch.device | st
         heads=config.transformer_heads,
         dropout=config.transformer_dropout,
         gradient_checkpointing=config.gradient_checkpointing,
+        outcomes_in_sequence=config.sequence_layout == "frame_action_reward_end",
     )
-    actor_critic = ActorCritic(num_actions, lstm_dim=config.lstm_dim)
-    models = Models(tokenizer, world_model, actor_critic)
-    for module in models.by_name().values():
-        # Channels last: pooling and convolutions of few channels run several times faster on a CPU.
-        module.to(choose_device(device), memory_format=torch.channels_last).eval()
-    return models
+    return Models(tokenizer, world_model, ActorCritic(num_actions, lstm_dim=config.lstm_dim))
+
+
+def _build_tokenizer(config: IRISConfig) -> Tokenizer:
+    encoder, decoder = _build_autoencoder(config)
+    return Tokenizer(
+        encoder,
+        decoder,
+        _build_quantizer(config),
+        commitment_weight=config.commitment_weight,
+        pixel_error=torch.abs if config.reconstruction_loss == "l1" else torch.square,
+        foreground_weight=config.foreground_weight,
+        perceptual_distance=PerceptualDistance(),
+        perceptual_weight=config.perceptual_weight,
+    )
+
+
+def _build_autoencoder(config: IRISConfig) -> tuple[nn.Module, nn.Module]:
+    channels, steps, dim = config.encoder_channels, config.encoder_downsamplings, config.token_embedding_dim
+    if config.autoencoder == "strided":
+        return strided_encoder(channels, steps, dim), strided_decoder(channels, steps, dim)
+    sizes = FRAME_SIZE, channels, steps, config.encoder_output_channels, dim
+    return vqgan_encoder(*sizes), vqgan_decoder(*sizes)
+
+
+def _build_quantizer(config: IRISConfig) -> Quantizer:
+    if config.codebook == "gradient":
+        return GradientQuantizer(config.vocab_size, config.token_embedding_dim)
+    return EMAQuantizer(
+        config.vocab_size,
+        config.token_embedding_dim,
+        decay=config.codebook_decay,
+        dead_code_threshold=config.dead_code_threshold,
+    )
 
 
 def build_trainer(
@@ -130,7 +162,9 @@ def build_learners(config: IRISConfig, models: Models, policy: Policy, streams: 
     autoencoder = Learner(
         "autoencoder",
         models.tokenizer,
-        torch.optim.Adam(models.tokenizer.parameters(), config.autoencoder_learning_rate),
+        torch.optim.Adam(
+            models.tokenizer.parameters(), config.autoencoder_learning_rate, (0.9, config.autoencoder_adam_beta2)
+        ),
         autoencoder_loss(models.tokenizer),
         LearnerPlan(
             start_after=config.start_autoencoder_after,
@@ -169,7 +203,7 @@ def build_learners(config: IRISConfig, models: Models, policy: Policy, streams: 
             policy,
             horizon=config.imagination_horizon,
             discount=config.discount,
-            lambda_=config.lambda_,
+            lambda_=config.td_lambda,
             entropy_weight=config.entropy_weight,
             generator=streams.imagining,
         ),

@@ -1,4 +1,4 @@
-"""The command line: `iris-gym train`, `iris-gym evaluate` and `iris-gym record`."""
+"""The command line: `iris-gym train`, `evaluate`, `record` and `import`."""
 
 import argparse
 import contextlib
@@ -27,9 +27,10 @@ from iris_gym.errors import UsageError
 from iris_gym.evaluation.scores import summary, write_scores
 from iris_gym.progress import TrainingDisplay
 from iris_gym.recording import Source, record
+from iris_gym.training.checkpoint import complete_checkpoints
 from iris_gym.training.run_folder import RunFolder
 
-Preset = Literal["auto", "default", "small", "tiny"]
+Preset = Literal["auto", "default", "paper", "small", "tiny"]
 
 
 @dataclass
@@ -53,7 +54,7 @@ class Train:
     device: str = "auto"
     """auto, cpu, cuda or cuda:N."""
     resume: bool = False
-    """Go on with the run in --run-dir from its newest checkpoint."""
+    """Go on with the run in --run-dir from its newest checkpoint; where there is none yet, begin it."""
 
     def run(self, console: Console) -> int:
         config = self.hyperparameters
@@ -85,10 +86,10 @@ class Train:
     def _agent(self, config: IRISConfig) -> IRISAgent:
         if self.resume:
             run = RunFolder(_required_run_dir(self.run_dir))
-            run.check_run()
-            if any(run.checkpoints.glob("[0-9]*/complete")):
+            if complete_checkpoints(run.checkpoints):
                 return self._resumed(run, config)
-            run.clear()
+            if run.exists:
+                run.clear()
         run_dir = self.run_dir or default_run_dir(config.env)
         return IRISAgent(config.env, config, seed=self.seed, device=self.device, run_dir=run_dir)
 
@@ -135,6 +136,36 @@ class Evaluate:
         path = RunFolder(self.run_).scores_file if self.run_.is_dir() else self.run_.with_suffix(".scores.json")
         write_scores(path, result)
         _say(console, _score_line(result) + f"; written to {path}")
+        return 0
+
+
+@dataclass
+class Import:
+    """Make a run folder of a checkpoint that the published implementation wrote."""
+
+    published: str
+    """A file such as last.pt, or hf://owner/repository/path on the Hugging Face hub."""
+    env: str
+    """The environment that it was trained in, such as ALE/Pong-v5."""
+    out: Path
+    """A new folder for the run."""
+    transformer_heads: int = 4
+    """Attention heads of its world model, which no tensor tells."""
+    perceptual_weight: float = 1.0
+    """Of LPIPS in further learning; 0 learns without the extra iris-gym[lpips]."""
+
+    def run(self, console: Console) -> int:
+        agent = IRISAgent.from_published(
+            self.published,
+            self.env,
+            self.transformer_heads,
+            "cpu",
+            run_dir=self.out,
+            perceptual_weight=self.perceptual_weight,
+        )
+        parameters = sum(parameter.numel() for parameter in agent.policy.parameters())
+        _say(console, f"imported {parameters:,} parameters; run folder {self.out}")
+        _say(console, f"play with it: iris-gym evaluate --run {self.out}")
         return 0
 
 
@@ -193,12 +224,13 @@ def default_run_dir(env_id: str) -> Path:
     return Path("runs") / env_id.replace("/", "-").replace(":", "-") / time.strftime("%Y-%m-%d_%H-%M-%S")
 
 
-def parse(arguments: Sequence[str]) -> Train | Evaluate | Record:
+def parse(arguments: Sequence[str]) -> Train | Evaluate | Record | Import:
     """Read the command line. The defaults of `train`'s flags are the preset's, the file's or the resumed run's."""
     commands = Annotated[
         Annotated[Train, tyro.conf.subcommand("train", default=Train(_base_config(arguments)))]
         | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
-        | Annotated[Record, tyro.conf.subcommand("record")],
+        | Annotated[Record, tyro.conf.subcommand("record")]
+        | Annotated[Import, tyro.conf.subcommand("import")],
         None,
     ]
     complaint = io.StringIO()
@@ -237,10 +269,8 @@ def _base_config(arguments: Sequence[str]) -> IRISConfig:
         known = parser.parse_known_args([argument for argument in arguments if argument not in ("-h", "--help")])[0]
     except argparse.ArgumentError:  # a value is missing, and tyro will say so
         return IRISConfig()
-    if known.resume:
-        run = RunFolder(_required_run_dir(known.run_dir))
-        run.check_run()
-        return IRISConfig.load(run.config_file)
+    if known.resume and RunFolder(_required_run_dir(known.run_dir)).exists:
+        return IRISConfig.load(RunFolder(known.run_dir).config_file)
     base = preset(known.preset, choose_device(known.device).type)
     return base if known.config is None else base.replace(**read_mapping(known.config))
 

@@ -32,6 +32,8 @@ class IRISConfig:
     preprocessing: Literal["iris", "ale"] = "iris"
     """iris: each raw frame resized before the maximum of two. ale: ALE's own faster vector environment."""
 
+    autoencoder: Literal["strided", "vqgan"] = "strided"
+    """strided: a few strided convolutions. vqgan: the published agent's network, nine times the arithmetic."""
     vocab_size: int = 512
     """Codes in the autoencoder's codebook."""
     tokens_per_frame: int = 16
@@ -42,16 +44,26 @@ class IRISConfig:
     """Width of a code."""
     encoder_channels: int = 64
     """Channels of the autoencoder's convolutions."""
+    encoder_output_channels: int = 512
+    """Channels between the network vqgan and the 1×1 convolutions to and from codes; strided has none between."""
+    reconstruction_loss: Literal["mse", "l1"] = "mse"
+    """Squared or absolute error of the pixels in [-1, 1]."""
+    perceptual_weight: float = 0.0
+    """Weight of LPIPS in the autoencoder's loss; needs the extra iris-gym[lpips] where it is not 0."""
     foreground_weight: float = 0.0
     """Weight of a second reconstruction term that looks where a frame differs from its batch's mean frame. The plain
     squared error is nearly all background: small moving things, one pixel of 4,096 for Pong's ball, come last."""
+    codebook: Literal["ema", "gradient"] = "ema"
+    """ema: codes follow the encoder's outputs by moving averages. gradient: the optimizer moves them."""
     commitment_weight: float = 0.25
     """Weight of the commitment loss, β."""
     codebook_decay: float = 0.99
-    """Decay of the moving averages that the codebook follows."""
+    """Decay of the moving averages that the codebook ema follows."""
     dead_code_threshold: int = 100
-    """Updates after which an unused code is put on an encoder output. 0: never."""
+    """Updates after which an unused code of the codebook ema is put on an encoder output. 0: never."""
     autoencoder_learning_rate: float = 1e-4
+    autoencoder_adam_beta2: float = 0.999
+    """Decay of Adam's second moments. A lower one forgives single bad batches sooner, as small ones are."""
     autoencoder_batch_size: int = 256
     """Frames a batch."""
     autoencoder_updates_per_epoch: int = 200
@@ -61,6 +73,9 @@ class IRISConfig:
     transformer_heads: int = 4
     transformer_timesteps: int = 20
     """Timesteps that the world model reads at most: its context, and the length of its training segments."""
+    sequence_layout: Literal["frame_action", "frame_action_reward_end"] = "frame_action"
+    """Tokens of a timestep, in their order. With reward and end among them the next frame depends on what was sampled;
+    a timestep is two tokens longer and a dream's step two passes."""
     transformer_dropout: float = 0.1
     gradient_checkpointing: bool = False
     """Compute the transformer's activations again in the backward pass: less memory, more time."""
@@ -78,7 +93,7 @@ class IRISConfig:
     """Real frames that the LSTM sees before it acts in a dream or in a new stretch of collection."""
     discount: float = 0.995
     """γ."""
-    lambda_: float = 0.95
+    td_lambda: float = 0.95
     """λ of the λ-returns."""
     entropy_weight: float = 0.001
     actor_critic_learning_rate: float = 1e-4
@@ -114,6 +129,11 @@ class IRISConfig:
     """Epochs between checkpoints and pictures in the run folder."""
     keep_checkpoints: int = 2
     """Checkpoints that are kept; older ones are removed."""
+
+    @classmethod
+    def paper(cls, **changes: Any) -> "IRISConfig":
+        """The published agent (Micheli et al. 2023, appendix A), whose checkpoints `from_published` reads."""
+        return cls(**(PAPER | changes))
 
     @classmethod
     def small(cls, **changes: Any) -> "IRISConfig":
@@ -167,6 +187,8 @@ class IRISConfig:
             _require(getattr(self, name) >= 0, name, getattr(self, name), "must be 0 or greater")
         for name in UNIT_INTERVAL:
             _require(0 <= getattr(self, name) <= 1, name, getattr(self, name), "must lie in [0, 1]")
+        beta2 = self.autoencoder_adam_beta2
+        _require(beta2 < 1, "autoencoder_adam_beta2", beta2, "must be less than 1")
         self._validate_shapes()
         self._validate_protocol()
 
@@ -182,11 +204,12 @@ class IRISConfig:
             width,
             f"must be a multiple of transformer_heads={heads}, such as {math.ceil(width / heads) * heads}",
         )
+        groups = 32 if self.autoencoder == "vqgan" else 8
         _require(
-            self.encoder_channels % 8 == 0,
+            self.encoder_channels % groups == 0,
             "encoder_channels",
             self.encoder_channels,
-            "must be a multiple of 8, the number of normalisation groups",
+            f"must be a multiple of {groups}, the number of normalisation groups of autoencoder={self.autoencoder!r}",
         )
         _require(
             1 <= self.encoder_downsamplings <= 5,
@@ -237,18 +260,30 @@ class IRISConfig:
 
 
 POSITIVE = (
-    "max_env_steps vocab_size token_embedding_dim encoder_channels codebook_decay autoencoder_learning_rate "
-    "autoencoder_batch_size transformer_layers transformer_embed_dim transformer_heads transformer_learning_rate "
-    "transformer_batch_size lstm_dim discount actor_critic_learning_rate actor_critic_batch_size max_gradient_norm "
-    "env_steps_per_epoch total_epochs checkpoint_interval keep_checkpoints eval_episodes"
+    "max_env_steps vocab_size token_embedding_dim encoder_channels encoder_output_channels codebook_decay "
+    "autoencoder_learning_rate autoencoder_batch_size transformer_layers transformer_embed_dim transformer_heads "
+    "transformer_learning_rate transformer_batch_size lstm_dim discount actor_critic_learning_rate "
+    "actor_critic_batch_size max_gradient_norm env_steps_per_epoch total_epochs checkpoint_interval "
+    "keep_checkpoints eval_episodes"
 ).split()
 NON_NEGATIVE = (
-    "foreground_weight commitment_weight dead_code_threshold autoencoder_updates_per_epoch transformer_weight_decay "
-    "transformer_updates_per_epoch burn_in entropy_weight actor_critic_updates_per_epoch start_autoencoder_after "
-    "start_transformer_after start_actor_critic_after collect_temperature eval_temperature eval_interval"
+    "perceptual_weight foreground_weight commitment_weight dead_code_threshold autoencoder_updates_per_epoch "
+    "transformer_weight_decay transformer_updates_per_epoch burn_in entropy_weight actor_critic_updates_per_epoch "
+    "start_autoencoder_after start_transformer_after start_actor_critic_after collect_temperature "
+    "eval_temperature eval_interval"
 ).split()
-UNIT_INTERVAL = "codebook_decay transformer_dropout discount lambda_ epsilon".split()
+UNIT_INTERVAL = "codebook_decay autoencoder_adam_beta2 transformer_dropout discount td_lambda epsilon".split()
 YAML_SUFFIXES = (".yaml", ".yml")
+
+PAPER: dict[str, Any] = dict(
+    autoencoder="vqgan",
+    codebook="gradient",
+    commitment_weight=1.0,
+    reconstruction_loss="l1",
+    perceptual_weight=1.0,
+    start_transformer_after=25,
+    start_actor_critic_after=50,
+)
 
 SMALL: dict[str, Any] = dict(
     vocab_size=128,
@@ -257,7 +292,8 @@ SMALL: dict[str, Any] = dict(
     foreground_weight=0.5,
     commitment_weight=0.05,
     codebook_decay=0.98,
-    autoencoder_learning_rate=5e-3,
+    autoencoder_learning_rate=3e-3,
+    autoencoder_adam_beta2=0.95,
     autoencoder_batch_size=8,
     autoencoder_updates_per_epoch=400,
     transformer_layers=3,
@@ -266,14 +302,14 @@ SMALL: dict[str, Any] = dict(
     transformer_dropout=0.0,
     transformer_learning_rate=1e-3,
     transformer_batch_size=16,
-    transformer_updates_per_epoch=100,
+    transformer_updates_per_epoch=150,
     lstm_dim=256,
     imagination_horizon=10,
     burn_in=5,
     discount=0.99,
     actor_critic_learning_rate=1e-3,
-    actor_critic_batch_size=32,
-    actor_critic_updates_per_epoch=30,
+    actor_critic_batch_size=16,
+    actor_critic_updates_per_epoch=20,
     start_autoencoder_after=1,
     slow_autoencoder_after=7,
     stop_autoencoder_after=13,
@@ -310,7 +346,7 @@ TINY: dict[str, Any] = dict(
     checkpoint_interval=2,
 )
 
-PRESETS: dict[str, dict[str, Any]] = {"default": {}, "small": SMALL, "tiny": TINY}
+PRESETS: dict[str, dict[str, Any]] = {"default": {}, "paper": PAPER, "small": SMALL, "tiny": TINY}
 
 
 def preset(name: str, device_type: str = "cpu") -> IRISConfig:

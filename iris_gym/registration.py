@@ -1,5 +1,6 @@
 """The factories behind `IrisGym/Dream-v0`: dreams of a saved agent, without its environment, replay or optimizers."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from iris_gym.config import IRISConfig
 from iris_gym.dream import DreamEnv, DreamVectorEnv
 from iris_gym.envs import frames_per_second
 from iris_gym.errors import UsageError
+from iris_gym.hub import is_shared, read_shared
 from iris_gym.imagination.dynamics import Dynamics
 from iris_gym.training.checkpoint import Snapshot, load_modules
 from iris_gym.training.run_folder import read_snapshot
@@ -21,7 +23,7 @@ def make_dream(
     """One dream, for `gymnasium.make("IrisGym/Dream-v0", checkpoint=…)`.
 
     Args:
-        checkpoint: a run folder or a saved zip.
+        checkpoint: a run folder, a saved zip, a folder that `save_pretrained` wrote, or `owner/name` on the hub.
         device: auto, cpu, cuda or cuda:N.
         start_frames: where dreams begin. None: at the frames that were saved with the agent.
         keywords: those of `DreamEnv`.
@@ -60,15 +62,16 @@ def _load(checkpoint: str | Path, device: torch.device | str) -> tuple[Snapshot,
     with torch.random.fork_rng(devices=[]):  # the weights that are drawn here are overwritten
         models = build_models(config, snapshot.state["num_actions"], choose_device(device))
     load_modules(models.by_name(), snapshot.weights, repr(str(checkpoint)))
-    warn_of_untrained(snapshot.state["trainer"]["updates"], stacklevel=5)
+    warn_of_untrained(snapshot.updates, stacklevel=5)
     return snapshot, models
 
 
 def _read(checkpoint: str | Path) -> Snapshot:
-    """What is at a path. An id of a hub is to be told from a path, and fetched, here."""
     if not isinstance(checkpoint, str | Path):
         raise UsageError(
             f"checkpoint is a {type(checkpoint).__name__}; give the path of a run folder or of a saved zip, "
             "since Gymnasium copies what it is given; agent.make_dream_env dreams with live networks"
         )
-    return read_snapshot(checkpoint)
+    path = Path(checkpoint)
+    is_hub_id = not path.exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", str(checkpoint)) and not path.suffix
+    return read_shared(checkpoint) if is_shared(path) or is_hub_id else read_snapshot(path)

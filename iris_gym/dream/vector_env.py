@@ -238,7 +238,7 @@ class DreamVectorEnv(VectorEnv):
         dream = self._running("get_state")
         assert self._generator is not None
         return DreamSnapshot(
-            dream=DreamState(dream.frame_tokens, dream.actions, dream.cache.first(dream.cache.longest)),
+            dream=DreamState(dream.frame_tokens, dream.between, dream.cache.first(dream.cache.longest)),
             episodes=self._episodes,
             ended=self._ended,
             pool=self._pool,
@@ -264,7 +264,7 @@ class DreamVectorEnv(VectorEnv):
             generator.set_state(state.generator)
         blank = self._blank()
         blank.cache.put(torch.arange(self.num_envs, device=self.device), state.dream.cache)
-        self._dream = DreamState(state.dream.frame_tokens, state.dream.actions, blank.cache)
+        self._dream = DreamState(state.dream.frame_tokens, state.dream.between, blank.cache)
         self._episodes, self._ended = state.episodes, state.ended
         self._pool, self._steps = state.pool, state.steps
         self._clock = time.perf_counter() - state.clock

@@ -3,6 +3,7 @@
 import copy
 import math
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +15,6 @@ from iris_gym.models.tokenizer import Tokenizer
 from iris_gym.models.world_model import WorldModel
 from iris_gym.nn.transformer import KeyValueCache
 from iris_gym.types import DreamStep
-
 
 REREAD_ROWS = 16
 """Full rows that are read again at a time: reading half a context of many rows at once takes as much memory again."""
@@ -29,11 +29,11 @@ class DreamState:
     """
 
     frame_tokens: Tensor  # (B, n, K) int64, the last frames that a full context keeps; the current one is the last
-    actions: Tensor  # (B, n - 1) int64, the actions between them
+    between: Tensor  # (B, n - 1, T) int64, what stands between them: actions, and outcomes where these are read, too
     cache: KeyValueCache  # holds all that was read but the last token of the current frame
 
     def clone(self) -> "DreamState":
-        return DreamState(self.frame_tokens, self.actions, self.cache.clone())
+        return DreamState(self.frame_tokens, self.between, self.cache.clone())
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ class Outcome:
 class Dynamics:
     """A tokenizer and a world model as a simulator on tensors.
 
-    `overflow_context` says how many frames, with the actions between them, a row keeps when its next step would not
+    `overflow_context` says how many frames, with what stands between them, a row keeps when its next step would not
     fit into the transformer; 1 forgets all but the current frame, as the published agent does. Frames and classes
     are sampled with `temperature`; 0 takes the likeliest.
     """
@@ -96,16 +96,15 @@ class Dynamics:
     @torch.no_grad()
     def start_from_tokens(self, tokens: Tensor) -> DreamState:
         """Begin one dream a row at frames given as tokens (B, K) int64."""
-        tokens = tokens[:, None]
-        no_actions = tokens.new_empty(len(tokens), 0)
-        return DreamState(tokens, no_actions, self._read(tokens, no_actions, room=True))
+        tokens, nothing = tokens[:, None], self._nothing_between(tokens)
+        return DreamState(tokens, nothing, self._read(tokens, nothing, room=True))
 
     @torch.no_grad()
     def prepare(self, frames: Tensor) -> DreamState:
         """Like `start`, but only to `restart` rows of another dream from: the cache has no room for a step."""
         tokens = self.tokenizer.encode(frames)[:, None]
-        no_actions = tokens.new_empty(len(tokens), 0)
-        return DreamState(tokens, no_actions, self._read(tokens, no_actions, room=False))
+        nothing = self._nothing_between(tokens)
+        return DreamState(tokens, nothing, self._read(tokens, nothing, room=False))
 
     def blank(self, rows: int, cache: KeyValueCache | None = None) -> DreamState:
         """A dream of `rows` rows that stand nowhere yet, to be restarted. The memory of `cache` is used again."""
@@ -113,7 +112,7 @@ class Dynamics:
             cache = self.world_model.transformer.empty_cache(rows)
         tokens = cache.lengths.new_zeros(rows, 1, self.world_model.tokens_per_frame)
         cache.longest = 0
-        return DreamState(tokens, tokens.new_empty(rows, 0), cache)
+        return DreamState(tokens, self._nothing_between(tokens), cache)
 
     @torch.no_grad()
     def restart(self, state: DreamState, mask: Tensor, starts: DreamState, chosen: Tensor) -> DreamState:
@@ -125,7 +124,7 @@ class Dynamics:
         state.cache.put_where(mask, starts.cache, chosen)
         current = torch.where(mask[:, None], starts.frame_tokens[chosen, -1], state.frame_tokens[:, -1])
         frame_tokens = torch.cat((state.frame_tokens[:, :-1], current[:, None]), dim=1)
-        return DreamState(frame_tokens, state.actions, state.cache)
+        return DreamState(frame_tokens, state.between, state.cache)
 
     @torch.no_grad()
     def decode(self, state: DreamState) -> Tensor:
@@ -147,40 +146,43 @@ class Dynamics:
         """`step` without decoding the frame.
 
         K transformer passes: the last token of the current frame is read together with the action, and every token
-        of the next frame but its last one is read to sample the following. `log_probs` adds the log-probability of
+        of the next frame but its last one is read to sample the following; two more where outcomes are read, too.
+        `log_probs` adds the log-probability of
         the frame's tokens, whatever temperature they were drawn with.
         """
         cache = self._make_room(state)
-        answer = self.world_model.step(state.frame_tokens[:, -1, -1], action, cache)
-        reward = self._sample(answer.reward, generator).float() - 1
-        end = self._sample(answer.end, generator).bool()
+        sample = partial(sample_categorical, temperature=self.temperature, generator=generator)
+        answer = self.world_model.step(state.frame_tokens[:, -1, -1], action, cache, sample)
         logits, tokens, log_prob = answer.first_token, [], None
         while True:
-            tokens.append(self._sample(logits, generator))
+            tokens.append(sample(logits))
             if log_probs:
                 log_prob = _log_probability(logits, tokens[-1]) + (0 if log_prob is None else log_prob)
             if len(tokens) == self.world_model.tokens_per_frame:
                 break
             logits = self.world_model.next_token(tokens[-1], cache)
-        following = self._remember(state, action, torch.stack(tokens, dim=1), cache)
-        return following, Outcome(reward, end, log_prob)
+        tail = self.world_model.tails(action, answer.reward, answer.end)
+        following = self._remember(state, tail, torch.stack(tokens, dim=1), cache)
+        return following, Outcome(answer.reward.float() - 1, answer.end.bool(), log_prob)
 
-    def _sample(self, logits: Tensor, generator: torch.Generator | None) -> Tensor:
-        return sample_categorical(logits, temperature=self.temperature, generator=generator)
+    def _nothing_between(self, tokens: Tensor) -> Tensor:
+        """(B, 0, T), in dreams that stand at their first frame."""
+        return tokens.new_empty(len(tokens), 0, self.world_model.tail_length)
 
-    def _read(self, frame_tokens: Tensor, actions: Tensor, *, room: bool) -> KeyValueCache:
-        """Frames (R, n, K) and the actions (R, n-1) between them in a cache, with `room` for steps or without."""
-        read = frame_tokens.shape[1] * self.world_model.tokens_per_step - 2  # the last token waits for its action
-        cache = self.world_model.transformer.empty_cache(frame_tokens.shape[0], None if room else read)
-        self.world_model.read_frames(frame_tokens, actions, cache)
+    def _read(self, frame_tokens: Tensor, between: Tensor, *, room: bool) -> KeyValueCache:
+        """Frames (R, n, K) and the tails (R, n-1, T) between them in a cache, with `room` for steps or without."""
+        model, (rows, frames, _) = self.world_model, frame_tokens.shape
+        read = frames * model.tokens_per_step - model.tail_length - 1  # the last token waits for its action
+        cache = model.transformer.empty_cache(rows, None if room else read)
+        model.read_frames(frame_tokens, between, cache)
         return cache
 
-    def _remember(self, state: DreamState, action: Tensor, tokens: Tensor, cache: KeyValueCache) -> DreamState:
+    def _remember(self, state: DreamState, tail: Tensor, tokens: Tensor, cache: KeyValueCache) -> DreamState:
         """Append the new frame, and forget the frames that no overflow would bring back."""
         frame_tokens = torch.cat((state.frame_tokens, tokens[:, None]), dim=1)
-        actions = torch.cat((state.actions, action[:, None]), dim=1)
+        between = torch.cat((state.between, tail[:, None]), dim=1)
         forgotten = max(frame_tokens.shape[1] - self.overflow_context, 0)
-        return DreamState(frame_tokens[:, forgotten:], actions[:, forgotten:], cache)
+        return DreamState(frame_tokens[:, forgotten:], between[:, forgotten:], cache)
 
     def _make_room(self, state: DreamState) -> KeyValueCache:
         """Where a row's next step would not fit, read its last `overflow_context` frames again from position 0.
@@ -193,7 +195,7 @@ class Dynamics:
             return cache
         full = (cache.lengths + needed > cache.capacity).nonzero().squeeze(1)
         for rows in full.split(REREAD_ROWS) if len(full) else ():
-            cache.put(rows, self._read(state.frame_tokens[rows], state.actions[rows], room=False))
+            cache.put(rows, self._read(state.frame_tokens[rows], state.between[rows], room=False))
         cache.longest = int(cache.lengths.max())
         return cache
 

@@ -1,34 +1,49 @@
 """The discrete autoencoder: frames to tokens and back (Micheli et al. 2023, section 2.1)."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
-from iris_gym.nn.quantizer import EMAQuantizer
+from iris_gym.nn.quantizer import Quantizer
 from iris_gym.types import FRAME_SHAPE
+
+PixelError = Callable[[Tensor], Tensor]
+"""Difference of reconstruction and frame, in [-1, 1], to an error of the same shape: `torch.square` or `torch.abs`."""
+
+Distance = Callable[[Tensor, Tensor], Tensor]
+"""Two batches of frames (N, 3, 64, 64) in [-1, 1] to one number."""
 
 
 class Tokenizer(nn.Module):
     """An encoder, a codebook and a decoder.
 
     `encoder` maps (N, 3, 64, 64) to (N, D, g, g) and `decoder` maps back; both work on pixels in [-1, 1]. A frame
-    becomes K = g² tokens in row-major order. Frames outside are float32 in [0, 1].
+    becomes K = g² tokens in row-major order. Frames outside are float32 in [0, 1]. `perceptual_distance` is a
+    yardstick and no part of this module; it is asked where its weight is not 0.
     """
 
     def __init__(
         self,
         encoder: nn.Module,
         decoder: nn.Module,
-        quantizer: EMAQuantizer,
+        quantizer: Quantizer,
         *,
         commitment_weight: float = 0.25,
+        pixel_error: PixelError = torch.square,
         foreground_weight: float = 0.0,
+        perceptual_distance: Distance | None = None,
+        perceptual_weight: float = 0.0,
     ) -> None:
         super().__init__()
         self.encoder = encoder
         self.decoder = decoder
         self.quantizer = quantizer
         self.commitment_weight = commitment_weight
+        self.pixel_error = pixel_error
         self.foreground_weight = foreground_weight
+        self.perceptual_distance = perceptual_distance
+        self.perceptual_weight = perceptual_weight
 
     def encode(self, frames: Tensor) -> Tensor:
         """Frames (..., 3, 64, 64) in [0, 1] to tokens (..., K) int64."""
@@ -45,26 +60,44 @@ class Tokenizer(nn.Module):
         return self.decode(self.encode(frames))
 
     def loss(self, frames: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Loss on frames (N, 3, 64, 64) in [0, 1]: squared error in [-1, 1] plus the weighted commitment.
+        """Loss on frames (N, 3, 64, 64) in [0, 1], and metrics.
 
-        With a `foreground_weight` the squared error counts a second time, weighted by `foreground`. The codebook has
-        no term: it follows by moving averages. Also returns metrics: `reconstruction_loss` as mean squared error on
-        the [0, 1] scale, `commitment_loss`, and `token_counts` (V,), how often each code was used.
+        The sum of the pixel error's mean in [-1, 1], the codebook's own loss, and the weighted commitment, perceptual
+        distance, and pixel error once more, weighted by `foreground`. Among the metrics are the terms before their
+        weights, `reconstruction_loss` as mean squared error on the [0, 1] scale, whatever the pixel error is, and
+        `token_counts` (V,), how often each code was used.
         """
         outputs, grid = self._encoder_outputs(frames)
         quantization = self.quantizer(outputs)
         reconstructions = self._decode_codes(quantization.codes.view(-1, grid * grid, outputs.shape[-1]))
-        squared_error = (2 * reconstructions - 2 * frames).square()
-        loss = squared_error.mean() + self.commitment_weight * quantization.commitment
-        if self.foreground_weight:
-            loss = loss + self.foreground_weight * (squared_error * foreground(frames)).mean()
-        metrics = {
+        difference = 2 * (reconstructions - frames)
+        terms = {
+            "commitment_loss": (self.commitment_weight, quantization.commitment),
+            "codebook_loss": (1.0, quantization.codebook_loss),
+            **self._reconstruction_terms(reconstructions, frames, difference),
+        }
+        loss = sum((weight * value for weight, value in terms.values()), start=frames.new_zeros(()))
+        metrics = {name: value.detach() for name, (_, value) in terms.items()}
+        metrics |= {
             "loss": loss.detach(),
-            "reconstruction_loss": squared_error.detach().mean() / 4,
-            "commitment_loss": quantization.commitment.detach(),
+            "reconstruction_loss": difference.detach().square().mean() / 4,
             "token_counts": torch.bincount(quantization.tokens, minlength=self.quantizer.vocab_size).float(),
         }
         return loss, metrics
+
+    def _reconstruction_terms(
+        self, reconstructions: Tensor, frames: Tensor, difference: Tensor
+    ) -> dict[str, tuple[float, Tensor]]:
+        """The terms that compare pictures, each with its weight; `difference` is in [-1, 1], the frames in [0, 1]."""
+        error = self.pixel_error(difference)
+        terms = {"pixel_loss": (1.0, error.mean())}
+        if self.foreground_weight:
+            terms["foreground_loss"] = (self.foreground_weight, (error * foreground(frames)).mean())
+        if self.perceptual_weight:
+            assert self.perceptual_distance is not None
+            distance = self.perceptual_distance(2 * reconstructions - 1, 2 * frames - 1)
+            terms["perceptual_loss"] = (self.perceptual_weight, distance)
+        return terms
 
     def _encoder_outputs(self, frames: Tensor) -> tuple[Tensor, int]:
         """Frames (N, 3, 64, 64) to encoder outputs (N · K, D), row-major a frame, and the side g of the grid."""

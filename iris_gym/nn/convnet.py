@@ -1,4 +1,4 @@
-"""The convolutional encoder and decoder of the discrete autoencoder."""
+"""The strided encoder and decoder of the discrete autoencoder, the lighter of its two networks."""
 
 from torch import Tensor, nn
 
@@ -6,13 +6,13 @@ from torch import Tensor, nn
 class ResidualBlock(nn.Module):
     """Twice GroupNorm, SiLU, 3×3 convolution; plus the input. Keeps the shape (N, channels, h, w)."""
 
-    def __init__(self, channels: int, groups: int = 8) -> None:
+    def __init__(self, channels: int, *, groups: int = 8, eps: float = 1e-5) -> None:
         super().__init__()
         self.layers = nn.Sequential(
-            nn.GroupNorm(groups, channels),
+            nn.GroupNorm(groups, channels, eps),
             nn.SiLU(),
             nn.Conv2d(channels, channels, 3, padding=1),
-            nn.GroupNorm(groups, channels),
+            nn.GroupNorm(groups, channels, eps),
             nn.SiLU(),
             nn.Conv2d(channels, channels, 3, padding=1),
         )

@@ -1,4 +1,4 @@
-"""Vector quantisation with a codebook that follows the encoder by exponential moving averages."""
+"""Vector quantisation: codebooks that follow the encoder by moving averages, or by gradient."""
 
 from dataclasses import dataclass
 
@@ -14,9 +14,56 @@ class Quantization:
     tokens: Tensor  # (M,) int64, the nearest codes
     codes: Tensor  # (M, D), the codes; their gradient goes straight through to the encoder outputs
     commitment: Tensor  # scalar, mean squared distance of the encoder outputs to their (fixed) codes
+    codebook_loss: Tensor  # scalar, the same for codes and (fixed) outputs; 0 where no gradient moves the codes
 
 
-class EMAQuantizer(nn.Module):
+class Quantizer(nn.Module):
+    """A codebook of V vectors, of which the nearest stands for an encoder output."""
+
+    codebook: Tensor  # (V, D) float32
+
+    @property
+    def vocab_size(self) -> int:
+        return self.codebook.shape[0]
+
+    def forward(self, outputs: Tensor) -> Quantization:
+        """Quantize encoder outputs (M, D)."""
+        raise NotImplementedError
+
+    def nearest(self, outputs: Tensor) -> Tensor:
+        """The tokens (M,) of the codes nearest to `outputs` (M, D) by squared distance.
+
+        Always in float32: lower precision cannot tell near codes apart, and another token is another frame.
+        """
+        with torch.autocast(outputs.device.type, enabled=False):
+            outputs, codebook = outputs.float(), self.codebook.float()
+            return (codebook.square().sum(1) - 2 * outputs @ codebook.T).argmin(1)
+
+    def embed(self, tokens: Tensor) -> Tensor:
+        """The codes (..., D) of `tokens` (...)."""
+        return F.embedding(tokens, self.codebook)
+
+
+class GradientQuantizer(Quantizer):
+    """A codebook that the optimizer moves (van den Oord et al. 2017, equation 3; Micheli et al. 2023, appendix A)."""
+
+    def __init__(self, vocab_size: int, dim: int) -> None:
+        super().__init__()
+        self.codebook = nn.Parameter(torch.empty(vocab_size, dim).uniform_(-1 / vocab_size, 1 / vocab_size))
+
+    def forward(self, outputs: Tensor) -> Quantization:
+        """Quantize encoder outputs (M, D); in training and in evaluation alike."""
+        tokens = self.nearest(outputs.detach())
+        codes = self.embed(tokens)
+        return Quantization(
+            tokens,
+            codes=outputs + (codes - outputs).detach(),
+            commitment=F.mse_loss(outputs, codes.detach()),
+            codebook_loss=F.mse_loss(codes, outputs.detach()),
+        )
+
+
+class EMAQuantizer(Quantizer):
     """A codebook of `vocab_size` vectors, moved by averages and not by gradient.
 
     The codebook starts from encoder outputs of the first training batch. In training every call updates running
@@ -25,7 +72,6 @@ class EMAQuantizer(nn.Module):
     output of the current batch. A threshold of 0 leaves dead codes alone.
     """
 
-    codebook: Tensor  # (V, D)
     counts: Tensor  # (V,) running number of outputs a batch that chose the code
     sums: Tensor  # (V, D) running sum of these outputs
     idle_updates: Tensor  # (V,) int64, updates since the code was last chosen
@@ -41,28 +87,20 @@ class EMAQuantizer(nn.Module):
         self.register_buffer("idle_updates", torch.zeros(vocab_size, dtype=torch.int64))
         self.register_buffer("initialised", torch.tensor(False))
 
-    @property
-    def vocab_size(self) -> int:
-        return self.codebook.shape[0]
-
     def forward(self, outputs: Tensor) -> Quantization:
         """Quantize encoder outputs (M, D), and learn from them in training mode."""
         if self.training:
             self._start_from(outputs.detach())
         tokens = self.nearest(outputs)
-        codes = F.embedding(tokens, self.codebook)
+        codes = self.embed(tokens)
         if self.training:
             self._follow(outputs.detach(), tokens)
-        return Quantization(tokens, outputs + (codes - outputs).detach(), F.mse_loss(outputs, codes.detach()))
-
-    def nearest(self, outputs: Tensor) -> Tensor:
-        """The tokens (M,) of the codes nearest to `outputs` (M, D) by squared distance."""
-        outputs = outputs.float()
-        return (self.codebook.square().sum(1) - 2 * outputs @ self.codebook.T).argmin(1)
-
-    def embed(self, tokens: Tensor) -> Tensor:
-        """The codes (..., D) of `tokens` (...)."""
-        return F.embedding(tokens, self.codebook)
+        return Quantization(
+            tokens,
+            codes=outputs + (codes - outputs).detach(),
+            commitment=F.mse_loss(outputs, codes.detach()),
+            codebook_loss=outputs.new_zeros(()),
+        )
 
     @torch.no_grad()
     def _start_from(self, outputs: Tensor) -> None:

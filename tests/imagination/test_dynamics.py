@@ -14,7 +14,10 @@ from iris_gym.nn.quantizer import EMAQuantizer
 VOCAB, ACTIONS, K, TIMESTEPS = 9, 3, 4, 3
 
 
-def dynamics(*, timesteps: int = TIMESTEPS, temperature: float = 0.0, **changes) -> Dynamics:
+LAYOUTS = pytest.mark.parametrize("outcomes", [False, True], ids=["frame_action", "frame_action_reward_end"])
+
+
+def dynamics(*, timesteps: int = TIMESTEPS, temperature: float = 0.0, outcomes: bool = False, **changes) -> Dynamics:
     """A tiny dream, greedy unless asked, whose weights are large enough that frames differ."""
     torch.manual_seed(0)
     tokenizer = Tokenizer(
@@ -29,6 +32,7 @@ def dynamics(*, timesteps: int = TIMESTEPS, temperature: float = 0.0, **changes)
         layers=2,
         heads=2,
         dropout=0.5,
+        outcomes_in_sequence=outcomes,
     )
     for name, parameter in world_model.named_parameters():
         if parameter.ndim > 1:
@@ -59,22 +63,25 @@ def dream(model: Dynamics, state: DreamState, actions: torch.Tensor, **arguments
 def greedy_dream_without_cache(model: Dynamics, tokens: torch.Tensor, actions: torch.Tensor):
     """The same as `dream` with temperature 0, but everything in the context is read again for every single token."""
     world_model = model.world_model
-    frames, taken, outputs = [tokens], [], ([], [], [])
+    frames, tails, outputs = [tokens], [], ([], [], [])
     for action in actions:
         if len(frames) == world_model.timesteps:
             keep = model.overflow_context
-            frames, taken = frames[-keep:], taken[len(taken) - (keep - 1) :]
-        taken.append(action)
-        next_frame = torch.zeros_like(tokens)
+            frames, tails = frames[-keep:], tails[len(tails) - (keep - 1) :]
+        at_action, next_frame, unread = len(frames) - 1, torch.zeros_like(tokens), torch.zeros_like(action)
+
+        def predict(reward, end, frames=frames, tails=tails, action=action, next_frame=next_frame, unread=unread):
+            tail = [*tails, world_model.tails(action, reward, end), world_model.tails(unread, unread, unread)]
+            return world_model(torch.stack([*frames, next_frame], 1), torch.stack(tail, 1))
+
+        reward = predict(unread, unread).rewards[:, at_action].argmax(-1)
+        end = predict(reward, unread).ends[:, at_action].argmax(-1)
         for index in range(K):
-            unread = torch.zeros_like(action)
-            predictions = world_model(torch.stack([*frames, next_frame], 1), torch.stack([*taken, unread], 1))
-            next_frame[:, index] = predictions.frame_tokens[:, len(frames) * K - 1 + index].argmax(-1)
-        at_action = len(frames) - 1
-        frames.append(next_frame)
-        outputs[0].append(next_frame)
-        outputs[1].append(predictions.rewards[:, at_action].argmax(-1).float() - 1)
-        outputs[2].append(predictions.ends[:, at_action].argmax(-1).bool())
+            logits = predict(reward, end).frame_tokens[:, len(frames) * K - 1 + index]
+            next_frame[:, index] = logits.argmax(-1)
+        frames, tails = [*frames, next_frame], [*tails, world_model.tails(action, reward, end)]
+        for column, output in zip(outputs, (next_frame, reward.float() - 1, end.bool()), strict=True):
+            column.append(output)
     return tuple(torch.stack(column) for column in outputs)
 
 
@@ -83,30 +90,50 @@ def assert_same_dream(actual, expected) -> None:
         assert torch.equal(one, other), name
 
 
+@LAYOUTS
 @pytest.mark.parametrize(("timesteps", "overflow_context"), [(3, 1), (3, 2), (5, 1), (5, 2), (5, 4)])
-def test_a_cached_dream_equals_one_that_reads_everything_again(timesteps, overflow_context):
-    model = dynamics(timesteps=timesteps, overflow_context=overflow_context)
+def test_a_cached_dream_equals_one_that_reads_everything_again(timesteps, overflow_context, outcomes):
+    model = dynamics(timesteps=timesteps, overflow_context=overflow_context, outcomes=outcomes)
     tokens, actions = first_tokens(3), some_actions(12, 3)
     actual, _ = dream(model, model.start_from_tokens(tokens), actions)
     assert_same_dream(actual, greedy_dream_without_cache(model, tokens, actions))
-    assert len(actual[0].flatten(0, 1).unique(dim=0)) > 12  # a dream that stands still would prove nothing
+    assert len(actual[0].flatten(0, 1).unique(dim=0)) > 10  # a dream that stands still would prove nothing
 
 
-@given(steps=st.integers(0, 9), overflow_context=st.integers(1, 3), seed=st.integers(0, 99))
-@settings(deadline=None, max_examples=20)
-def test_after_an_overflow_the_dream_is_one_started_from_the_kept_frames_and_actions(steps, overflow_context, seed):
-    model = dynamics(timesteps=4, overflow_context=overflow_context)
+@given(steps=st.integers(0, 9), overflow_context=st.integers(1, 3), seed=st.integers(0, 99), outcomes=st.booleans())
+@settings(deadline=None, max_examples=30)
+def test_after_an_overflow_the_dream_is_one_started_from_the_kept_frames(steps, overflow_context, seed, outcomes):
+    model = dynamics(timesteps=4, overflow_context=overflow_context, outcomes=outcomes)
     _, state = dream(model, model.start_from_tokens(first_tokens(2, seed)), some_actions(3 + steps, 2, seed))
     while state.cache.longest + model.world_model.tokens_per_step <= state.cache.capacity:
         state, _ = model.step(state, torch.zeros(2, dtype=torch.int64))
     assert state.frame_tokens.shape == (2, overflow_context, K)
-    assert state.actions.shape == (2, overflow_context - 1)
+    assert state.between.shape == (2, overflow_context - 1, model.world_model.tail_length)
     cache = model.world_model.transformer.empty_cache(2)
     with torch.no_grad():
-        model.world_model.read_frames(state.frame_tokens, state.actions, cache)
-    fresh = DreamState(state.frame_tokens, state.actions, cache)
+        model.world_model.read_frames(state.frame_tokens, state.between, cache)
+    fresh = DreamState(state.frame_tokens, state.between, cache)
     actions = some_actions(3, 2, seed + 1)
     assert_same_dream(dream(model, state, actions)[0], dream(model, fresh, actions)[0])
+
+
+def test_a_larger_overflow_context_keeps_the_last_frames_and_what_stood_between_them():
+    model = dynamics(timesteps=4, overflow_context=3, outcomes=True)
+    state, actions = model.start_from_tokens(first_tokens(2)), some_actions(7, 2)
+    (tokens, rewards, ends), state = dream(model, state, actions)
+    assert torch.equal(state.frame_tokens, tokens[-3:].transpose(0, 1))
+    between = torch.stack((actions, rewards.long() + 1, ends.long()), dim=-1)
+    assert torch.equal(state.between, between[-2:].transpose(0, 1))
+
+
+@pytest.mark.parametrize("overflow_context", [1, 2, 3])
+def test_an_overflow_forgets_all_but_what_it_keeps(overflow_context):
+    model = dynamics(timesteps=4, overflow_context=overflow_context)
+    _, full = dream(model, model.start_from_tokens(first_tokens(2)), some_actions(3, 2))
+    garbled, actions = full.clone(), some_actions(5, 2, seed=1)
+    garbled.cache.keys.normal_()
+    garbled.cache.values.normal_()
+    assert_same_dream(dream(model, full, actions)[0], dream(model, garbled, actions)[0])
 
 
 def test_the_cache_holds_all_but_the_current_frames_last_token_and_starts_over_when_full():
@@ -134,6 +161,24 @@ def test_rows_at_different_lengths_overflow_independently():
     assert_same_dream([column[:, [1]] for column in rest], anew)
 
 
+@given(before=st.integers(0, 7), mask=st.lists(st.booleans(), min_size=3, max_size=3), outcomes=st.booleans())
+@settings(deadline=None, max_examples=25)
+def test_a_row_that_restarts_is_a_fresh_row_and_the_others_do_not_notice(before, mask, outcomes):
+    model = dynamics(timesteps=4, overflow_context=2, outcomes=outcomes)
+    frames = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(before))
+    chosen, restarts = torch.tensor([0, 1, 1]), torch.tensor(mask)
+    actions, after = some_actions(before, 3), some_actions(6, 3, seed=1)
+    state = model.start_from_tokens(first_tokens(3))
+    if before:
+        _, state = dream(model, state, actions)
+    undisturbed, _ = dream(model, state.clone(), after)
+    fresh, _ = dream(model, model.start(frames[chosen]), after)
+    rest, _ = dream(model, model.restart(state, restarts, model.prepare(frames), chosen), after)
+    for actual, alone, anew in zip(rest, undisturbed, fresh, strict=True):
+        assert torch.equal(actual[:, ~restarts], alone[:, ~restarts])
+        assert torch.equal(actual[:, restarts], anew[:, restarts])
+
+
 def test_a_clone_branches_a_dream():
     model = dynamics()
     _, state = dream(model, model.start_from_tokens(first_tokens(2)), some_actions(2, 2))
@@ -147,15 +192,17 @@ def test_a_clone_branches_a_dream():
     assert_same_dream(dream(model, branch, right)[0], expected[1])
 
 
-def test_a_step_takes_one_transformer_pass_a_token(monkeypatch):
-    model = dynamics(timesteps=6)
+@LAYOUTS
+def test_a_step_takes_one_transformer_pass_a_token(monkeypatch, outcomes):
+    model = dynamics(timesteps=6, outcomes=outcomes)
     state, passes = model.start_from_tokens(first_tokens(2)), []
     transformer = model.world_model.transformer
     read = transformer.forward_cached
     monkeypatch.setattr(transformer, "forward_cached", lambda x, cache: (passes.append(x.shape[1]), read(x, cache))[1])
     for action in some_actions(2, 2):
         state, _ = model.step(state, action)
-    assert passes == [2, 1, 1, 1] * 2  # the last frame token and the action, then K - 1 tokens
+    # the last frame token and the action, reward and end where they are read, then K - 1 tokens
+    assert passes == ([2, 1, 1] + [1, 1, 1] if outcomes else [2, 1, 1, 1]) * 2
 
 
 def test_a_dream_starts_at_the_reconstruction_of_its_frames():

@@ -5,7 +5,9 @@ from torch import nn
 
 from iris_gym.models.tokenizer import Tokenizer, foreground
 from iris_gym.nn.convnet import strided_decoder, strided_encoder
-from iris_gym.nn.quantizer import EMAQuantizer
+from iris_gym.nn.perceptual import PerceptualDistance
+from iris_gym.nn.quantizer import EMAQuantizer, GradientQuantizer
+from iris_gym.nn.vqgan import vqgan_decoder, vqgan_encoder
 
 
 class MeanOfPatches(nn.Module):
@@ -143,3 +145,71 @@ def test_the_foreground_term_adds_to_the_loss_and_not_to_the_reported_error():
     error = F.mse_loss(2 * tokenizer.reconstruct(frames), 2 * frames)
     assert (weighted - plain).item() == pytest.approx(2.0 * 16 * error.item())
     assert weighted_metrics["reconstruction_loss"] == metrics["reconstruction_loss"]
+
+
+def test_an_absolute_error_counts_in_the_loss_and_the_reported_one_stays_squared():
+    tokenizer = patch_tokenizer(-1.0, 1.0, commitment_weight=0.0)
+    tokenizer.pixel_error = torch.abs
+    loss, metrics = tokenizer.loss(torch.full((2, 3, 64, 64), 0.75))
+    assert loss.item() == metrics["pixel_loss"].item() == pytest.approx(0.5)
+    assert metrics["reconstruction_loss"].item() == pytest.approx(0.0625)
+
+
+def paper_like_tokenizer(**arguments) -> Tokenizer:
+    torch.manual_seed(0)
+    encoder, decoder = vqgan_encoder(64, 32, 4, 6, 5), vqgan_decoder(64, 32, 4, 6, 5)
+    return Tokenizer(
+        encoder, decoder, GradientQuantizer(11, 5), commitment_weight=1.0, pixel_error=torch.abs, **arguments
+    )
+
+
+def test_a_gradient_codebook_learns_by_a_term_of_its_own():
+    tokenizer = paper_like_tokenizer()
+    loss, metrics = tokenizer.loss(torch.rand(2, 3, 64, 64))
+    expected = metrics["pixel_loss"] + metrics["commitment_loss"] + metrics["codebook_loss"]
+    torch.testing.assert_close(loss, expected)
+    loss.backward()
+    assert tokenizer.quantizer.codebook.grad.any()
+    for name, parameter in tokenizer.named_parameters():
+        assert parameter.grad is not None, name
+
+
+class Brightness(nn.Module):
+    """A distance that can be computed by hand, in the place of LPIPS."""
+
+    def forward(self, images, targets):
+        assert images.shape == targets.shape
+        assert targets.min() >= -1
+        assert not self.training
+        return (images - targets).mean((1, 2, 3), keepdim=True).square()
+
+
+def test_the_perceptual_distance_is_asked_in_the_loss_alone_and_is_no_part_of_the_tokenizer():
+    loads = []
+    distance = PerceptualDistance(lambda: loads.append(None) or Brightness())
+    tokenizer = paper_like_tokenizer(perceptual_distance=distance, perceptual_weight=3.0)
+    frames = torch.rand(2, 3, 64, 64)
+    tokenizer.reconstruct(frames)
+    assert not loads
+    tokenizer.train()
+    weighted, metrics = tokenizer.loss(frames)
+    assert len(loads) == 1
+    tokenizer.perceptual_weight = 0.0
+    plain, without = tokenizer.loss(frames)
+    assert "perceptual_loss" not in without
+    assert metrics["perceptual_loss"] > 0
+    torch.testing.assert_close(weighted - plain, 3 * metrics["perceptual_loss"])
+    assert not any("perceptual" in name for name in tokenizer.state_dict())
+    assert not any(isinstance(module, Brightness) for module in tokenizer.modules())
+
+
+@torch.no_grad()
+def test_reconstructions_of_stored_tokens_are_those_computed_again():
+    """What allows to encode and reconstruct a stored frame once, however often it is used while the tokenizer rests."""
+    for tokenizer in (small_tokenizer().eval(), paper_like_tokenizer().eval()):
+        frames = torch.rand(6, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+        stored = torch.cat([tokenizer.encode(part) for part in frames.split([1, 2, 3])])
+        assert torch.equal(stored, tokenizer.encode(frames))
+        again = torch.stack([tokenizer.reconstruct(frames[[index]])[0] for index in range(6)])
+        # Other batch sizes take other kernels; the difference is a fortieth of what a stored frame can tell.
+        torch.testing.assert_close(tokenizer.decode(stored), again, rtol=0, atol=1e-4)

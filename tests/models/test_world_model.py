@@ -21,9 +21,9 @@ def world_model(**changes) -> WorldModel:
     return model
 
 
-def constant_world_model(token_probabilities, reward_probabilities, end_probabilities) -> WorldModel:
+def constant_world_model(token_probabilities, reward_probabilities, end_probabilities, **changes) -> WorldModel:
     """A model that gives these probabilities whatever it reads."""
-    model = world_model()
+    model = world_model(**changes)
     for head, probabilities in (
         (model.frame_head, token_probabilities),
         (model.reward_head, reward_probabilities),
@@ -32,6 +32,24 @@ def constant_world_model(token_probabilities, reward_probabilities, end_probabil
         nn.init.zeros_(head[-1].weight)
         head[-1].bias.data.copy_(torch.tensor(probabilities).log())
     return model
+
+
+LAYOUTS = pytest.mark.parametrize("outcomes", [False, True], ids=["frame_action", "frame_action_reward_end"])
+
+
+def tails(model: WorldModel, data: dict[str, torch.Tensor]) -> torch.Tensor:
+    return model.tails(data["actions"], data["rewards"].sign().long() + 1, data["ends"].long())
+
+
+class Forced:
+    """Stands in for sampling: gives these classes, one call after the other, and keeps the logits it saw."""
+
+    def __init__(self, *classes: torch.Tensor) -> None:
+        self.classes, self.logits = list(classes), []
+
+    def __call__(self, logits: torch.Tensor) -> torch.Tensor:
+        self.logits.append(logits)
+        return self.classes.pop(0)
 
 
 def segment(batch: int = 2, length: int = TIMESTEPS, seed: int = 0) -> dict[str, torch.Tensor]:
@@ -55,6 +73,22 @@ def test_the_paper_size_has_8_447_493_parameters():
     assert model.transformer.position_embedding.num_embeddings == 340
 
 
+def test_with_outcomes_in_the_sequence_a_timestep_has_two_tokens_more():
+    model = WorldModel(
+        vocab_size=512,
+        num_actions=4,
+        tokens_per_frame=16,
+        timesteps=20,
+        embed_dim=256,
+        layers=10,
+        heads=4,
+        outcomes_in_sequence=True,
+    )
+    assert model.tokens_per_step == 19
+    assert model.transformer.position_embedding.num_embeddings == 380
+    assert sum(parameter.numel() for parameter in model.parameters()) == 8_447_493 + (40 + 3 + 2) * 256
+
+
 def test_weights_start_with_deviation_0_02_and_biases_at_zero():
     model = WorldModel(
         vocab_size=64, num_actions=ACTIONS, tokens_per_frame=K, timesteps=20, embed_dim=32, layers=2, heads=2
@@ -66,10 +100,11 @@ def test_weights_start_with_deviation_0_02_and_biases_at_zero():
             assert not module.bias.any(), name
 
 
+@LAYOUTS
 @pytest.mark.parametrize("length", [1, 2, TIMESTEPS])
-def test_predictions_have_an_entry_for_every_target(length):
-    data = segment(2, length)
-    predictions = world_model()(data["frame_tokens"], data["actions"])
+def test_predictions_have_an_entry_for_every_target(length, outcomes):
+    model, data = world_model(outcomes_in_sequence=outcomes), segment(2, length)
+    predictions = model(data["frame_tokens"], tails(model, data))
     assert predictions.frame_tokens.shape == (2, length * K, VOCAB)
     assert predictions.rewards.shape == (2, length, 3)
     assert predictions.ends.shape == (2, length, 2)
@@ -78,59 +113,95 @@ def test_predictions_have_an_entry_for_every_target(length):
 # What predicts what
 
 
+def changed_entries(model: WorldModel, data, frame_tokens, tail) -> tuple[list[bool], list[bool], list[bool]]:
+    """Which predictions of frame tokens, rewards and ends differ from those of the unchanged data."""
+    before, after = model(data["frame_tokens"], tails(model, data)), model(frame_tokens, tail)
+    return tuple(
+        (getattr(after, name) != getattr(before, name)).any(-1)[0].tolist()
+        for name in ("frame_tokens", "rewards", "ends")
+    )
+
+
+@LAYOUTS
 @torch.no_grad()
-def test_an_entry_changes_with_exactly_the_tokens_before_its_target():
-    """Written out: entry i predicts frame token i + 1, so it sees frame tokens up to i, and the actions before it."""
-    model, data = world_model(), segment(1)
-    before = model(data["frame_tokens"], data["actions"])
-    entries = range(TIMESTEPS * K)
+def test_an_entry_changes_with_exactly_the_tokens_before_its_target(outcomes):
+    """Written out: entry i predicts frame token i + 1, so it sees frame tokens up to i, and the tails before it.
+
+    In a tail the reward's prediction sees the action; the end's the action, and the reward where it is there.
+    """
+    model, data = world_model(outcomes_in_sequence=outcomes), segment(1)
+    tail, entries, timesteps = tails(model, data), range(TIMESTEPS * K), range(TIMESTEPS)
     for token in entries:
         changed = data["frame_tokens"].clone()
         changed.view(-1)[token] = (changed.view(-1)[token] + 1) % VOCAB
-        after = model(changed, data["actions"])
-        differs = (after.frame_tokens != before.frame_tokens).any(-1)[0].tolist()
-        assert differs == [entry >= token for entry in entries], token
-        for name in ("rewards", "ends"):
-            differs = (getattr(after, name) != getattr(before, name)).any(-1)[0].tolist()
-            assert differs == [timestep >= token // K for timestep in range(TIMESTEPS)], (name, token)
-    for action in range(TIMESTEPS):
-        changed = data["actions"].clone()
-        changed[0, action] = (changed[0, action] + 1) % ACTIONS
-        after = model(data["frame_tokens"], changed)
-        # the first entry that an action changes is the one that predicts the first token of the next frame
-        differs = (after.frame_tokens != before.frame_tokens).any(-1)[0].tolist()
-        assert differs == [entry >= action * K + K - 1 for entry in entries], action
-        for name in ("rewards", "ends"):
-            differs = (getattr(after, name) != getattr(before, name)).any(-1)[0].tolist()
-            assert differs == [timestep >= action for timestep in range(TIMESTEPS)], (name, action)
+        frames, rewards, ends = changed_entries(model, data, changed, tail)
+        assert frames == [entry >= token for entry in entries], token
+        assert rewards == ends == [timestep >= token // K for timestep in timesteps], token
+    for place, classes in enumerate((ACTIONS, 3, 2)[: model.tail_length]):
+        for t in timesteps:
+            changed = tail.clone()
+            changed[0, t, place] = (changed[0, t, place] + 1) % classes
+            frames, rewards, ends = changed_entries(model, data, data["frame_tokens"], changed)
+            # the first entry that a tail changes is the one that predicts the first token of the next frame
+            assert frames == [entry >= t * K + K - 1 for entry in entries], (place, t)
+            assert rewards == [timestep >= t + (place > 0) for timestep in timesteps], (place, t)
+            assert ends == [timestep >= t + (place > 1) for timestep in timesteps], (place, t)
 
 
-@given(frames=st.integers(1, TIMESTEPS - 1), steps=st.integers(1, 2), batch=st.integers(1, 3))
-@settings(deadline=None, max_examples=20)
+@given(frames=st.integers(1, TIMESTEPS - 1), steps=st.integers(1, 2), batch=st.integers(1, 3), outcomes=st.booleans())
+@settings(deadline=None, max_examples=30)
 @torch.no_grad()
-def test_step_by_step_reading_predicts_what_reading_at_once_does(frames, steps, batch):
+def test_step_by_step_reading_predicts_what_reading_at_once_does(frames, steps, batch, outcomes):
     steps = min(steps, TIMESTEPS - frames)
-    model, data = world_model(), segment(batch)
-    tokens, actions = data["frame_tokens"], data["actions"]
-    expected = model(tokens, actions)
+    model, data = world_model(outcomes_in_sequence=outcomes), segment(batch)
+    tokens, tail = data["frame_tokens"], tails(model, data)
+    rewards, ends = data["rewards"].sign().long() + 1, data["ends"].long()
+    expected = model(tokens, tail)
     cache = model.transformer.empty_cache(batch)
-    model.read_frames(tokens[:, :frames], actions[:, : frames - 1], cache)
-    assert cache.lengths.tolist() == [frames * (K + 1) - 2] * batch
+    model.read_frames(tokens[:, :frames], tail[:, : frames - 1], cache)
+    assert cache.lengths.tolist() == [frames * model.tokens_per_step - model.tail_length - 1] * batch
     for timestep in range(frames - 1, frames - 1 + steps):
-        answer = model.step(tokens[:, timestep, -1], actions[:, timestep], cache)
+        forced = Forced(rewards[:, timestep], ends[:, timestep])
+        answer = model.step(tokens[:, timestep, -1], data["actions"][:, timestep], cache, forced)
+        assert torch.equal(answer.reward, rewards[:, timestep])
+        assert torch.equal(answer.end, ends[:, timestep])
         logits = [answer.first_token]
         logits += [model.next_token(tokens[:, timestep + 1, index], cache) for index in range(K - 1)]
         first = timestep * K + K - 1
         torch.testing.assert_close(torch.stack(logits, 1), expected.frame_tokens[:, first : first + K])
-        torch.testing.assert_close(answer.reward, expected.rewards[:, timestep])
-        torch.testing.assert_close(answer.end, expected.ends[:, timestep])
+        torch.testing.assert_close(forced.logits[0], expected.rewards[:, timestep])
+        torch.testing.assert_close(forced.logits[1], expected.ends[:, timestep])
+
+
+@given(read=st.integers(0, TIMESTEPS * (K + 1) - 2), batch=st.integers(1, 3), seed=st.integers(0, 9))
+@settings(deadline=None, max_examples=20)
+@torch.no_grad()
+def test_reading_last_token_and_action_in_one_pass_equals_two(read, batch, seed):
+    """The pass that only writes the last frame token is merged with the next action's."""
+    model, source = world_model(), torch.Generator().manual_seed(seed)
+    before = torch.randint(VOCAB, (batch, read), generator=source)
+    token, action = torch.randint(VOCAB, (batch,), generator=source), torch.randint(ACTIONS, (batch,), generator=source)
+    merged, apart = model.transformer.empty_cache(batch), model.transformer.empty_cache(batch)
+    if read:
+        for cache in (merged, apart):
+            model.transformer.forward_cached(model.frame_embedding(before), cache)
+    forced, nothing = Forced(action, action), model.next_token(token, apart)
+    answer = model.step(token, action, merged, forced)
+    hidden = model.transformer.forward_cached(model.action_embedding(action)[:, None], apart)[:, -1]
+    assert nothing.shape == (batch, VOCAB)
+    torch.testing.assert_close(answer.first_token, model.frame_head(hidden))
+    torch.testing.assert_close(forced.logits, [model.reward_head(hidden), model.end_head(hidden)])
+    torch.testing.assert_close(merged.keys, apart.keys)
+    assert torch.equal(merged.lengths, apart.lengths)
 
 
 # The loss
 
 
-def test_loss_of_constant_predictions():
-    model = constant_world_model([0.5, 0.25] + [0.05] * 5, [0.2, 0.5, 0.3], [0.9, 0.1])
+@LAYOUTS
+def test_loss_of_constant_predictions(outcomes):
+    probabilities = [0.5, 0.25] + [0.05] * 5, [0.2, 0.5, 0.3], [0.9, 0.1]
+    model = constant_world_model(*probabilities, outcomes_in_sequence=outcomes)
     loss, metrics = model.loss(
         frame_tokens=torch.tensor([[[6, 0, 0, 0], [0, 0, 0, 1]]]),  # the first token, a rare one, is never a target
         actions=torch.zeros(1, 2, dtype=torch.int64),
@@ -169,8 +240,9 @@ def test_means_are_over_unpadded_targets():
     assert metrics["token_accuracy"].item() == pytest.approx(0.2)
 
 
-def test_padding_has_no_influence_on_loss_or_gradient():
-    model, data, other = world_model(), segment(seed=1), segment(seed=2)
+@LAYOUTS
+def test_padding_has_no_influence_on_loss_or_gradient(outcomes):
+    model, data, other = world_model(outcomes_in_sequence=outcomes), segment(seed=1), segment(seed=2)
     data["mask"] = torch.tensor([[True, True, False], [True, False, False]])
     results = []
     for filling in (data, other):

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from iris_gym.nn.quantizer import EMAQuantizer
+from iris_gym.nn.quantizer import EMAQuantizer, GradientQuantizer
 
 
 def quantizer_at(codebook: list[list[float]], **arguments) -> EMAQuantizer:
@@ -140,3 +140,64 @@ def test_a_restored_quantizer_goes_on_alike():
         quantizer(batch)
     for name, value in original.state_dict().items():
         assert torch.equal(value, restored.state_dict()[name]), name
+
+
+# The codebook that the optimizer moves
+
+
+def gradient_quantizer_at(codebook: list[list[float]]) -> GradientQuantizer:
+    codes = torch.tensor(codebook)
+    quantizer = GradientQuantizer(*codes.shape)
+    quantizer.codebook.data.copy_(codes)
+    return quantizer
+
+
+def test_a_gradient_codebook_starts_small_and_is_the_only_parameter():
+    quantizer = GradientQuantizer(64, 5)
+    assert [name for name, _ in quantizer.named_parameters()] == ["codebook"]
+    assert quantizer.vocab_size == 64
+    assert 0.9 / 64 < quantizer.codebook.abs().max() <= 1 / 64
+
+
+def test_each_loss_pulls_one_side():
+    quantizer = gradient_quantizer_at([[0.0], [4.0]])
+    outputs = column(1.0, 6.0).requires_grad_()
+    quantization = quantizer(outputs)
+    assert quantization.tokens.tolist() == [0, 1]
+    assert quantization.commitment.item() == quantization.codebook_loss.item() == 2.5  # (1² + 2²) / 2
+    quantization.commitment.backward(retain_graph=True)
+    assert outputs.grad.flatten().tolist() == [1.0, 2.0]  # 2 (output - code) / 2
+    assert quantizer.codebook.grad is None
+    outputs.grad = None
+    quantization.codebook_loss.backward()
+    assert quantizer.codebook.grad.flatten().tolist() == [-1.0, -2.0]
+    assert outputs.grad is None
+
+
+def test_the_codes_gradient_goes_past_a_gradient_codebook_too():
+    quantizer = gradient_quantizer_at([[0.0], [4.0]])
+    outputs = column(1.0, 3.0, 7.0).requires_grad_()
+    (quantizer(outputs).codes * column(1.0, 10.0, 100.0)).sum().backward()
+    assert outputs.grad.flatten().tolist() == [1, 10, 100]
+    assert quantizer.codebook.grad is None
+
+
+def test_training_or_not_a_gradient_codebook_answers_alike_and_stays():
+    quantizer, outputs = GradientQuantizer(7, 3), torch.randn(20, 3)
+    before = quantizer.codebook.clone()
+    answers = [quantizer.train(mode)(outputs).tokens for mode in (True, False)]
+    assert torch.equal(*answers)
+    assert torch.equal(quantizer.codebook, before)
+
+
+@pytest.mark.parametrize("kind", [EMAQuantizer, GradientQuantizer])
+def test_the_search_is_in_single_precision_whatever_runs_around_it(kind):
+    quantizer = kind(2, 4)
+    quantizer.codebook.data.copy_(torch.tensor([[1.0, 1.0, 1.0, 1.0], [1.0, 1.0, 1.0, 1.001]]))
+    outputs = torch.tensor([[1.0, 1.0, 1.0, 1.0003], [1.0, 1.0, 1.0, 1.0008]])
+    with torch.autocast("cpu", torch.bfloat16):  # which resolves steps of 0.008 here
+        assert quantizer.nearest(outputs).tolist() == [0, 1]
+
+
+def test_an_ema_codebook_has_no_loss_of_its_own():
+    assert EMAQuantizer(4, 2).eval()(torch.randn(3, 2)).codebook_loss.item() == 0

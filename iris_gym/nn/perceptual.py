@@ -1,0 +1,54 @@
+"""LPIPS, a distance between images as people see them, through torchmetrics (the extra `iris-gym[lpips]`)."""
+
+from collections.abc import Callable
+
+from torch import Tensor, nn
+
+from iris_gym.errors import UsageError
+
+GO_ON_WITHOUT = "to go on without it, set perceptual_weight=0"
+
+
+class PerceptualDistance:
+    """LPIPS over VGG16 (Zhang et al. 2018), fetched by the first call and not before.
+
+    The network is a fixed yardstick. It is therefore no part of the module that measures with it: always in
+    evaluation mode, without gradients of its own, and in no checkpoint. `load` gives it: a module that maps two
+    batches (N, 3, h, w) in [-1, 1] to (N, 1, 1, 1).
+    """
+
+    def __init__(self, load: Callable[[], nn.Module] | None = None) -> None:
+        self.load = load or load_lpips
+        self.network: nn.Module | None = None
+
+    def __call__(self, images: Tensor, targets: Tensor) -> Tensor:
+        """Mean distance, a scalar, of two batches (N, 3, h, w) in [-1, 1]; values beyond are taken as they are.
+
+        Raises:
+            UsageError: the package or its weights cannot be had.
+        """
+        if self.network is None:
+            self.network = self.load().eval().requires_grad_(False).to(images.device)
+        return self.network(images, targets).mean()
+
+
+def load_lpips() -> nn.Module:
+    """LPIPS with the weights of its authors. The VGG16 below them is downloaded once, by torchvision."""
+    try:
+        from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity  # pyright: ignore[reportMissingImports]
+
+        # The metric around the network refuses reconstructions beyond [-1, 1], and waits for the device to find them.
+        return LearnedPerceptualImagePatchSimilarity(net_type="vgg").net
+    except ImportError as error:
+        raise UsageError(
+            f'perceptual_weight needs LPIPS ({_one_line(error)}): pip install "iris-gym[lpips]"; {GO_ON_WITHOUT}'
+        ) from error
+    except (OSError, RuntimeError) as error:
+        raise UsageError(
+            f"LPIPS cannot be loaded ({_one_line(error)}): the weights of its VGG16 are downloaded at the first use, "
+            f"so connect once; {GO_ON_WITHOUT}"
+        ) from error
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

@@ -1,0 +1,819 @@
+"""The agent as a user of Stable-Baselines3 meets it, on real Pong and on a game of seven steps."""
+
+import csv
+import gc
+import json
+import warnings
+import zipfile
+from pathlib import Path
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.callbacks import (
+    BaseCallback,
+    CheckpointCallback,
+    EvalCallback,
+    StopTrainingOnMaxEpisodes,
+    StopTrainingOnRewardThreshold,
+)
+from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.logger import configure
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.vec_env import DummyVecEnv
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from iris_gym import IRISAgent, IRISConfig, UsageError, make_env
+from iris_gym.training.trainer import EpochEnded, StepTaken, UpdateDone
+
+GAME_LENGTH = 7
+OTHER_LAYOUTS = {"channels last": (40, 48, 3), "channels first": (3, 40, 48), "grey": (40, 48, 1)}
+
+
+class Corridor(gym.Env):
+    """Seven steps that bring 1, 2, … 7; the picture grows brighter on the way."""
+
+    action_space = spaces.Discrete(3)
+
+    def __init__(self, shape: tuple[int, ...] = (40, 48, 3)) -> None:
+        self.observation_space = spaces.Box(0, 255, shape, np.uint8)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.steps = 0
+        return self._picture(), {}
+
+    def step(self, action):
+        assert self.action_space.contains(action)
+        self.steps += 1
+        return self._picture(), float(self.steps), self.steps == GAME_LENGTH, False, {}
+
+    def _picture(self):
+        return np.full(self.observation_space.shape, 30 * self.steps, np.uint8)
+
+
+class Recorder(BaseCallback):
+    """Writes down which hook was called when, and the locals of the last step."""
+
+    def __init__(self, stop_at: int | None = None) -> None:
+        super().__init__()
+        self.called: list[str] = []
+        self.stop_at = stop_at
+
+    def _on_training_start(self) -> None:
+        self.called.append("training_start")
+        self.names_at_start = set(self.locals)
+
+    def _on_rollout_start(self) -> None:
+        self.called.append("rollout_start")
+
+    def _on_step(self) -> bool:
+        self.called.append("step")
+        self.step_locals = dict(self.locals)
+        return self.num_timesteps != self.stop_at
+
+    def _on_rollout_end(self) -> None:
+        self.called.append("rollout_end")
+
+    def _on_training_end(self) -> None:
+        self.called.append("training_end")
+
+
+def new_agent(env="corridor", *, seed=0, run_dir=None, **changes) -> IRISAgent:
+    env = Corridor() if env == "corridor" else env
+    return IRISAgent(env, IRISConfig.tiny(**changes), seed=seed, device="cpu", run_dir=run_dir)
+
+
+def short_pong(steps: int = 20) -> Monitor:
+    return Monitor(gym.wrappers.TimeLimit(make_env("ALE/Pong-v5", evaluation=True), steps))
+
+
+def weights(agent: IRISAgent) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in agent.policy.state_dict().items()}
+
+
+def assert_same_weights(one: IRISAgent, other: IRISAgent) -> None:
+    mine, theirs = weights(one), weights(other)
+    assert mine.keys() == theirs.keys()
+    assert [name for name in mine if not torch.equal(mine[name], theirs[name])] == []
+
+
+def pictures(count: int, shape: tuple[int, ...] = (40, 48, 3)) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (count, *shape), dtype=np.uint8)
+
+
+def scalars(folder: Path, tag: str) -> list[tuple[int, float]]:
+    events = EventAccumulator(str(folder)).Reload()
+    return [(event.step, event.value) for event in events.Scalars(tag)]
+
+
+def csv_rows(path: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader(path.read_text().splitlines()))
+
+
+def quiet_learn(agent: IRISAgent, steps: int, callback=None, **options) -> IRISAgent:
+    """Learn for fewer steps than each component needs to start, which would warn."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "learning ends at", UserWarning)
+        return agent.learn(steps, callback, **options)
+
+
+@pytest.fixture(scope="module")
+def pong() -> IRISAgent:
+    """Three epochs of real Pong: every component has learned. Not to be changed."""
+    return new_agent("ALE/Pong-v5").learn(60)
+
+
+# ------------------------------------------------------------------ learning
+
+
+def test_every_component_learns_on_real_pong(pong):
+    assert pong.num_timesteps == pong.trainer.env_steps == len(pong.replay) == 60
+    assert {learner.name: learner.updates for learner in pong.trainer.learners} == {
+        "autoencoder": 9,
+        "world_model": 4,
+        "actor_critic": 2,
+    }
+    fresh = new_agent("ALE/Pong-v5", seed=0)
+    for component in ("tokenizer", "world_model", "actor_critic"):
+        trained, untrained = (getattr(agent.models, component).state_dict() for agent in (pong, fresh))
+        assert any(not torch.equal(trained[name], untrained[name]) for name in trained)
+    assert all(torch.isfinite(value).all() for value in weights(pong).values())
+
+
+def test_models_are_left_in_evaluation_mode(pong):
+    assert not any(module.training for module in pong.models.by_name().values())
+
+
+def test_learn_collects_exactly_the_steps_asked_for_and_ends_the_epoch():
+    agent = quiet_learn(new_agent(), 30)
+    assert agent.num_timesteps == agent.trainer.env_steps == 30
+    assert agent.trainer.position.epoch == 3
+    assert agent.trainer.learners[0].updates == 6
+
+
+def test_learning_twice_counts_anew_or_goes_on():
+    agent = quiet_learn(new_agent(), 25)
+    quiet_learn(agent, 10)
+    assert (agent.num_timesteps, agent.trainer.env_steps) == (10, 35)
+    quiet_learn(agent, 15, reset_num_timesteps=False)
+    assert (agent.num_timesteps, agent.trainer.env_steps) == (25, 50)
+
+
+def test_going_on_keeps_the_game_and_counting_anew_cuts_it_off():
+    agent = quiet_learn(new_agent(), 10)
+    quiet_learn(agent, 10, reset_num_timesteps=False)
+    assert [(len(episode), episode.truncated) for episode in agent.replay.episodes] == [
+        (7, False),
+        (7, False),
+        (6, False),
+    ]
+    quiet_learn(agent, 10)
+    assert [(len(episode), episode.truncated) for episode in agent.replay.episodes[2:]] == [
+        (6, True),
+        (7, False),
+        (3, False),
+    ]
+
+
+def test_stopping_in_mid_collection_and_going_on_leaves_nothing_out():
+    straight = new_agent().learn(60)
+    stopped = quiet_learn(new_agent(), 60, Recorder(stop_at=33))
+    assert stopped.num_timesteps == 33
+    assert (stopped.trainer.position.epoch, stopped.trainer.position.done) == (2, 13)
+    stopped.learn(27, reset_num_timesteps=False)
+    assert stopped.num_timesteps == 60
+    assert [len(episode) for episode in stopped.replay.episodes] == [len(each) for each in straight.replay.episodes]
+    assert [learner.updates for learner in stopped.trainer.learners] == [9, 4, 2]
+
+
+def test_stopping_between_two_updates_and_going_on_changes_nothing():
+    straight, stopped = new_agent().learn(60), new_agent()
+    for event in stopped.learn_events(60):
+        if isinstance(event, UpdateDone) and stopped.trainer.position.epoch == 3:
+            break
+    list(stopped.learn_events(0, reset_num_timesteps=False))
+    assert_same_weights(stopped, straight)
+
+
+def test_callbacks_are_called_in_the_order_of_stable_baselines3():
+    recorder = Recorder()
+    quiet_learn(new_agent(env_steps_per_epoch=2), 3, recorder)
+    assert recorder.called == [
+        "training_start",
+        *("rollout_start", "step", "step", "rollout_end"),
+        *("rollout_start", "step", "rollout_end"),
+        "training_end",
+    ]
+
+
+def test_callbacks_see_the_locals_of_stable_baselines3():
+    recorder = Recorder()
+    agent = quiet_learn(new_agent(), GAME_LENGTH, recorder)
+    assert {"self", "total_timesteps"} <= recorder.names_at_start
+    seen = recorder.step_locals
+    assert seen["self"] is agent
+    assert seen["total_timesteps"] == GAME_LENGTH
+    assert seen["rewards"].tolist() == [GAME_LENGTH]
+    assert seen["dones"].tolist() == [True]
+    assert seen["infos"][0]["episode"]["r"] == 28
+    assert seen["actions"].shape == (1,)
+    assert seen["new_obs"].shape == (1, 40, 48, 3)
+    assert not seen["new_obs"].any(), "the first picture of the next game"
+
+
+def test_a_function_serves_as_callback():
+    steps = []
+    quiet_learn(new_agent(), 3, lambda names, _: steps.append(int(names["dones"].sum())) is None)
+    assert steps == [0, 0, 0]
+
+
+def test_a_callback_that_returns_false_ends_training():
+    recorder = Recorder(stop_at=5)
+    agent = quiet_learn(new_agent(), 20, recorder)
+    assert agent.num_timesteps == 5
+    assert recorder.called[-2:] == ["step", "training_end"]
+
+
+def test_stop_training_on_max_episodes():
+    agent = quiet_learn(new_agent(), 60, StopTrainingOnMaxEpisodes(max_episodes=2))
+    assert agent.num_timesteps == 2 * GAME_LENGTH
+
+
+def test_stop_training_on_reward_threshold(tmp_path):
+    stop = StopTrainingOnRewardThreshold(reward_threshold=28)
+    evaluation = EvalCallback(
+        Monitor(Corridor()),
+        callback_on_new_best=stop,
+        n_eval_episodes=2,
+        eval_freq=10,
+        best_model_save_path=str(tmp_path),
+        verbose=0,
+    )
+    agent = quiet_learn(new_agent(), 60, evaluation)
+    assert agent.num_timesteps == 10
+    assert evaluation.last_mean_reward == 28
+    assert_same_weights(IRISAgent.load(tmp_path / "best_model.zip", device="cpu"), agent)
+
+
+def test_checkpoint_callback_saves_what_load_reads(tmp_path):
+    agent = quiet_learn(new_agent(), 20, CheckpointCallback(10, str(tmp_path), name_prefix="iris"))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["iris_10_steps.zip", "iris_20_steps.zip"]
+    assert IRISAgent.load(tmp_path / "iris_10_steps", device="cpu").num_timesteps == 10
+    assert agent.num_timesteps == 20
+
+
+def test_progress_bar(capsys):
+    quiet_learn(new_agent(), 5, progress_bar=True)
+    assert "5/5" in "".join(capsys.readouterr())
+
+
+def test_the_info_buffer_holds_whole_games():
+    agent = quiet_learn(new_agent(), 3 * GAME_LENGTH + 2)
+    assert [(info["r"], info["l"]) for info in agent.ep_info_buffer] == [(28, 7)] * 3
+
+
+def test_a_component_that_never_starts_is_named_in_a_warning():
+    with pytest.warns(UserWarning, match=r"learning ends at 40 .* first update of the actor_critic.* after 40"):
+        new_agent().learn(40)
+
+
+def test_a_component_that_never_is_to_start_is_not_warned_of():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        new_agent(actor_critic_updates_per_epoch=0).learn(40)
+
+
+def test_training_goes_on_without_collecting_when_all_steps_are_collected():
+    agent = new_agent(atari_100k=False, max_env_steps=50)
+    events = list(agent.learn_events(1000))
+    assert agent.num_timesteps == agent.trainer.env_steps == 50
+    assert [event.epoch for event in events if isinstance(event, EpochEnded)] == [1, 2, 3, 4, 5]
+    last = max(index for index, event in enumerate(events) if isinstance(event, StepTaken))
+    assert sum(isinstance(event, UpdateDone) for event in events[last:]) == 3 * (3 + 2 + 2)
+
+
+def test_learning_ends_at_its_steps_while_there_are_more_to_collect():
+    agent = new_agent(atari_100k=False, max_env_steps=100, total_epochs=50).learn(60)
+    assert agent.num_timesteps == 60
+    assert agent.trainer.position.epoch == 4
+
+
+@pytest.mark.parametrize("steps", [0, -5, 2.5, "100"])
+def test_impossible_numbers_of_steps_are_refused(steps):
+    with pytest.raises(UsageError, match="total_timesteps"):
+        new_agent().learn(steps)
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_seed_others():
+    one, same, other = (new_agent("ALE/Pong-v5", seed=seed).learn(45) for seed in (5, 5, 6))
+    assert_same_weights(one, same)
+    with pytest.raises(AssertionError):
+        assert_same_weights(one, other)
+
+
+def test_evaluating_in_between_does_not_change_the_training():
+    evaluation = EvalCallback(short_pong(), n_eval_episodes=1, eval_freq=15, deterministic=False, verbose=0)
+    watched = new_agent("ALE/Pong-v5").learn(60, evaluation)
+    assert evaluation.n_calls == 60
+    assert np.isfinite(evaluation.last_mean_reward)
+    assert_same_weights(watched, new_agent("ALE/Pong-v5").learn(60))
+
+
+def test_the_schedules_own_evaluation_is_logged(tmp_path):
+    agent = new_agent("MiniGrid-Empty-5x5-v0", eval_interval=1)
+    agent.set_logger(configure(str(tmp_path), ["csv"]))
+    quiet_learn(agent, 20)
+    agent.logger.close()
+    [row] = csv_rows(tmp_path / "progress.csv")
+    assert 0 <= float(row["evaluation/mean_return"]) <= 1
+    assert 1 <= float(row["evaluation/mean_length"]) <= 100
+
+
+# ------------------------------------------------------------------ logging
+
+
+def test_the_table_is_printed_where_asked_for(capsys):
+    agent = IRISAgent(Corridor(), IRISConfig.tiny(), verbose=1, seed=0, device="cpu")
+    quiet_learn(agent, 20)
+    printed = capsys.readouterr().out
+    for name in ("reconstruction_loss", "ep_rew_mean", "total_timesteps", "active_codes"):
+        assert name in printed
+
+
+def test_nothing_is_printed_by_default(capsys):
+    quiet_learn(new_agent(), 20)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_tensorboard_files_hold_the_metrics(tmp_path):
+    agent = IRISAgent(Corridor(), IRISConfig.tiny(), tensorboard_log=str(tmp_path), seed=0, device="cpu")
+    agent.learn(60, tb_log_name="mine")
+    agent.logger.close()
+    folder = tmp_path / "mine_1"
+    assert [step for step, _ in scalars(folder, "autoencoder/reconstruction_loss")] == [20, 40, 60]
+    assert [step for step, _ in scalars(folder, "world_model/token_accuracy")] == [40, 60]
+    assert [step for step, _ in scalars(folder, "actor_critic/entropy")] == [60]
+    assert scalars(folder, "rollout/ep_rew_mean")[-1] == (60, 28)
+
+
+def test_a_logger_of_the_users_own_is_used(tmp_path):
+    agent = new_agent(run_dir=tmp_path / "run")
+    agent.set_logger(configure(str(tmp_path / "own"), ["csv"]))
+    agent.learn(60, log_interval=2)
+    agent.logger.close()
+    rows = csv_rows(tmp_path / "own" / "progress.csv")
+    assert [int(row["time/total_timesteps"]) for row in rows] == [40]
+    assert not (tmp_path / "run" / "logs").exists()
+
+
+@pytest.mark.parametrize("interval", [None, 0])
+def test_no_log_interval_logs_nothing(interval, tmp_path):
+    agent = new_agent()
+    agent.set_logger(configure(str(tmp_path), ["csv"]))
+    quiet_learn(agent, 20, log_interval=interval)
+    agent.logger.close()
+    assert (tmp_path / "progress.csv").read_text() == ""
+
+
+# ------------------------------------------------------------------ environments
+
+
+@pytest.mark.parametrize("shape", OTHER_LAYOUTS.values(), ids=OTHER_LAYOUTS)
+@pytest.mark.filterwarnings("ignore:It seems that your observation space  is an image")
+def test_images_of_another_size_and_layout_are_learned_from(shape):
+    agent = quiet_learn(new_agent(Corridor(shape)), 25)
+    frames = agent.replay.sample_segments(4, 1, generator=np.random.default_rng(0), align="start").frames
+    assert frames.shape == (4, 1, 3, 64, 64)
+    assert set(frames.unique().tolist()) <= {30 * steps for steps in range(GAME_LENGTH)}
+
+
+def test_two_rows_are_played_at_once():
+    agent = new_agent(DummyVecEnv([lambda: Monitor(Corridor())] * 2))
+    recorder = Recorder()
+    agent.learn(60, recorder)
+    assert agent.num_timesteps == len(agent.replay) == 60
+    assert recorder.called.count("step") == 30
+    assert len(agent.ep_info_buffer) == 2 * (30 // GAME_LENGTH)
+
+
+def test_minigrid_is_learned_from_by_its_id():
+    agent = quiet_learn(new_agent("MiniGrid-Empty-5x5-v0"), 25)
+    assert agent.action_space.n == 7
+    assert agent.env_id == agent.config.env == "MiniGrid-Empty-5x5-v0"
+
+
+def test_without_an_environment_the_config_names_it():
+    assert IRISAgent(config=IRISConfig.tiny(env="MiniGrid-Empty-5x5-v0"), device="cpu").action_space.n == 7
+
+
+def test_a_life_lost_is_no_whole_game_in_the_info_buffer():
+    """Breakout without a paddle that moves loses lives quickly."""
+    agent = new_agent("ALE/Breakout-v5", env_steps_per_epoch=400, autoencoder_updates_per_epoch=0)
+    quiet_learn(agent, 400)
+    games = [info["l"] for info in agent.ep_info_buffer]
+    ended = [episode for episode in agent.replay.episodes if episode.terminated]
+    assert len(ended) > 2 * len(games)
+    assert all(length > max(len(episode) for episode in ended) for length in games)
+
+
+def test_no_burn_in_is_possible():
+    new_agent(burn_in=0).learn(60)
+
+
+def test_set_env_goes_on_in_another_game_of_the_same_kind():
+    agent = quiet_learn(new_agent(), 10)
+    agent.set_env(Corridor())
+    quiet_learn(agent, 10, reset_num_timesteps=False)
+    assert agent.num_timesteps == 20
+    assert [len(episode) for episode in agent.replay.episodes] == [7, 3, 7, 3]
+
+
+def test_set_env_without_a_reset_plays_on_from_the_last_observation():
+    agent = quiet_learn(new_agent(), 10)
+    agent.set_env(agent.get_env(), force_reset=False)
+    quiet_learn(agent, 10, reset_num_timesteps=False)
+    assert [len(episode) for episode in agent.replay.episodes] == [7, 3, 4, 6]
+
+
+def test_set_env_refuses_another_kind_of_game():
+    with pytest.raises(ValueError, match="Observation spaces do not match"):
+        new_agent().set_env(Corridor((50, 50, 3)))
+
+
+# ------------------------------------------------------------------ acting
+
+
+@pytest.mark.parametrize("shape", [(210, 160, 3), (3, 64, 64), (64, 64, 3), (3, 84, 84)])
+def test_predict_takes_one_picture_or_several(pong, shape):
+    action, state = pong.predict(pictures(1, shape)[0])
+    assert action.shape == ()
+    assert pong.action_space.contains(action)
+    assert [(part.shape, part.dtype) for part in state] == [((1, 1, 32), np.float32)] * 2
+    actions, state = pong.predict(pictures(5, shape))
+    assert (actions.shape, actions.dtype) == ((5,), np.int64)
+    assert [part.shape for part in state] == [(1, 5, 32)] * 2
+
+
+def test_predict_sees_the_same_in_both_layouts(pong):
+    picture = pictures(1, (64, 64, 3))[0]
+    one, other = (pong.predict(each, deterministic=True) for each in (picture, picture.transpose(2, 0, 1)))
+    assert one[0] == other[0]
+    np.testing.assert_array_equal(one[1], other[1])
+
+
+def test_predict_remembers_and_forgets_with_the_episode(pong):
+    frames = pictures(2, (64, 64, 3))
+    _, first = pong.predict(frames)
+    _, second = pong.predict(frames, first)
+    assert not np.allclose(first[0], second[0])
+    _, mixed = pong.predict(frames, first, episode_start=np.array([False, True]))
+    np.testing.assert_allclose(mixed[0][:, 0], second[0][:, 0], atol=1e-6)
+    np.testing.assert_allclose(mixed[0][:, 1], first[0][:, 1], atol=1e-6)
+
+
+def test_predict_can_be_deterministic(pong):
+    frames = pictures(8, (64, 64, 3))
+    first, _ = pong.predict(frames, deterministic=True)
+    for _ in range(3):
+        np.testing.assert_array_equal(pong.predict(frames, deterministic=True)[0], first)
+    assert len({tuple(pong.predict(frames)[0]) for _ in range(5)}) > 1
+
+
+def test_predict_draws_at_the_temperature_of_evaluations():
+    agent = new_agent(eval_temperature=0.0)
+    frames = pictures(16, (64, 64, 3))
+    np.testing.assert_array_equal(agent.predict(frames)[0], agent.predict(frames, deterministic=True)[0])
+
+
+def test_predict_leaves_the_global_random_stream_alone(pong):
+    before = torch.get_rng_state()
+    pong.predict(pictures(3, (64, 64, 3)))
+    assert torch.equal(before, torch.get_rng_state())
+
+
+@pytest.mark.parametrize(
+    "state", [(np.zeros((1, 2, 32), np.float32),) * 2, (np.zeros((1, 1, 32), np.float32),), (np.zeros(32),) * 2]
+)
+def test_predict_refuses_a_state_of_another_shape(pong, state):
+    with pytest.raises(UsageError, match="state has shapes"):
+        pong.predict(pictures(1, (64, 64, 3))[0], state)
+
+
+@pytest.mark.parametrize("observation", [np.zeros(4, np.float32), np.zeros((64, 64, 3), np.float32)])
+def test_predict_refuses_what_is_no_image(pong, observation):
+    with pytest.raises(UsageError, match="observation"):
+        pong.predict(observation)
+
+
+def test_evaluate_policy_plays_whole_games_with_it(pong):
+    mean, _ = evaluate_policy(pong, short_pong(), n_eval_episodes=1, deterministic=False)
+    assert np.isfinite(mean)
+    rewards, lengths = evaluate_policy(new_agent(), Monitor(Corridor()), 3, return_episode_rewards=True)
+    assert (rewards, lengths) == ([28] * 3, [GAME_LENGTH] * 3)
+
+
+def test_the_bare_policy_predicts_for_whoever_asks_it(pong):
+    action, _ = pong.policy.predict(pictures(1, (64, 64, 3))[0])
+    assert pong.action_space.contains(int(action))
+
+
+def test_evaluate_plays_the_agents_own_game():
+    agent = new_agent("MiniGrid-Empty-5x5-v0")
+    scores = agent.evaluate(2, seed=3)
+    assert [score.seed for score in scores] == [3, 4]
+    assert scores == agent.evaluate(2, seed=3)
+
+
+def test_evaluate_does_not_guess_what_game_an_object_was():
+    with pytest.raises(UsageError, match="env_id=None"):
+        new_agent().evaluate(1)
+
+
+def test_evaluate_refuses_a_game_of_other_actions(pong):
+    with pytest.raises(UsageError, match=r"'ALE/Breakout-v5' has actions Discrete\(4\)"):
+        pong.evaluate(1, env_id="ALE/Breakout-v5")
+
+
+def test_evaluate_names_what_is_out_of_range(pong):
+    with pytest.raises(UsageError, match="episodes: 0"):
+        pong.evaluate(0)
+
+
+# ------------------------------------------------------------------ keeping
+
+
+def test_a_saved_agent_is_the_same_agent(pong, tmp_path):
+    pong.save(tmp_path / "pong")
+    loaded = IRISAgent.load(tmp_path / "pong.zip", device="cpu")
+    assert_same_weights(pong, loaded)
+    assert loaded.config == pong.config
+    assert loaded.num_timesteps == 60
+    frames = pictures(6, (64, 64, 3))
+    for deterministic in (True, False):
+        mine, theirs = (agent.predict(frames, deterministic=deterministic) for agent in (pong, loaded))
+        np.testing.assert_array_equal(mine[0], theirs[0])
+        np.testing.assert_array_equal(mine[1], theirs[1])
+
+
+def test_a_saved_file_holds_no_code(pong, tmp_path):
+    pong.save(tmp_path / "new" / "pong.zip")
+    with zipfile.ZipFile(tmp_path / "new" / "pong.zip") as archive:
+        assert sorted(archive.namelist()) == ["state.json", "training.safetensors", "weights.safetensors"]
+        assert json.loads(archive.read("state.json"))["env"] == "ALE/Pong-v5"
+
+
+def test_optimizers_and_random_streams_are_kept(tmp_path):
+    agent = new_agent().learn(60)
+    agent.save(tmp_path / "agent.zip")
+    loaded = IRISAgent.load(tmp_path / "agent.zip", env=Corridor(), device="cpu")
+    for mine, theirs in zip(agent.trainer.learners, loaded.trainer.learners, strict=True):
+        assert mine.updates == theirs.updates > 0
+        before, after = mine.optimizer.state_dict(), theirs.optimizer.state_dict()
+        assert before["param_groups"] == after["param_groups"]
+        torch.testing.assert_close(before["state"], after["state"], rtol=0, atol=0)
+    assert agent.streams.sampling.bit_generator.state == loaded.streams.sampling.bit_generator.state
+    torch.testing.assert_close(loaded.streams.state_dict()["collecting"], agent.streams.state_dict()["collecting"])
+    loaded.learn(20, reset_num_timesteps=False)
+    assert loaded.num_timesteps == 80
+    assert loaded.trainer.learners[0].updates == agent.trainer.learners[0].updates + 3
+
+
+def test_without_an_environment_a_loaded_agent_does_not_learn(pong, tmp_path):
+    pong.save(tmp_path / "pong.zip")
+    loaded = IRISAgent.load(tmp_path / "pong.zip", device="cpu")
+    assert loaded.get_env() is None
+    with pytest.raises(UsageError, match="env=None"):
+        loaded.learn(20)
+    loaded.set_env(make_env("ALE/Pong-v5"))
+    loaded.learn(5, reset_num_timesteps=False)
+    assert loaded.num_timesteps == 65
+
+
+@pytest.mark.parametrize(
+    ("env", "rows"),
+    [
+        (lambda: "MiniGrid-Empty-5x5-v0", 1),
+        (lambda: make_env("MiniGrid-Empty-5x5-v0"), 1),
+        (lambda: DummyVecEnv([lambda: make_env("MiniGrid-Empty-6x6-v0")] * 3), 3),
+    ],
+    ids=["id", "environment", "three rows"],
+)
+def test_a_loaded_agent_takes_any_environment_of_its_actions(env, rows, tmp_path):
+    new_agent("MiniGrid-Empty-5x5-v0").save(tmp_path / "agent.zip")
+    loaded = IRISAgent.load(tmp_path / "agent.zip", env(), device="cpu")
+    assert loaded.n_envs == loaded.get_env().num_envs == rows
+    quiet_learn(loaded, 6)
+    assert loaded.num_timesteps == 6
+
+
+def test_load_refuses_an_environment_of_other_actions(pong, tmp_path):
+    pong.save(tmp_path / "pong.zip")
+    with pytest.raises(UsageError, match="tensor"):
+        IRISAgent.load(tmp_path / "pong.zip", env=Corridor(), device="cpu")
+
+
+def test_parameters_travel_through_get_and_set(pong, tmp_path):
+    fresh = new_agent("ALE/Pong-v5", seed=9)
+    fresh.set_parameters(pong.get_parameters())
+    assert_same_weights(pong, fresh)
+    pong.save(tmp_path / "pong.zip")
+    other = new_agent("ALE/Pong-v5", seed=9)
+    other.set_parameters(tmp_path / "pong.zip")
+    assert_same_weights(pong, other)
+
+
+def test_set_parameters_refuses_those_of_another_agent(tmp_path):
+    new_agent(lstm_dim=16).save(tmp_path / "narrow.zip")
+    agent = new_agent()
+    before = weights(agent)
+    with pytest.raises(UsageError, match="actor_critic.* has shape"):
+        agent.set_parameters(tmp_path / "narrow.zip")
+    assert all(torch.equal(before[name], value) for name, value in weights(agent).items())
+
+
+def test_the_config_is_copied():
+    config = IRISConfig.tiny()
+    agent = IRISAgent("MiniGrid-Empty-5x5-v0", config, seed=0, device="cpu")
+    config.eval_temperature = 3.0
+    assert agent.config.eval_temperature == 0.5
+    assert config.env == "ALE/Pong-v5", "the agent's choice of an environment is not the caller's"
+
+
+# ------------------------------------------------------------------ run folders
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Path:
+    """The folder of a run of three epochs. Not to be changed."""
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    new_agent("MiniGrid-Empty-5x5-v0", run_dir=folder).learn(60).logger.close()
+    return folder
+
+
+def test_a_run_leaves_its_folder(run):
+    assert sorted(path.name for path in run.iterdir()) == ["checkpoints", "config.json", "logs", "media", "replay"]
+    assert IRISConfig.load(run / "config.json") == IRISConfig.tiny(env="MiniGrid-Empty-5x5-v0")
+    assert all(path.name.isdigit() and len(path.name) == 10 for path in (run / "checkpoints").iterdir())
+    assert {path.name for path in (run / "media").iterdir()} >= {"dream_0000060.png", "reconstructions_0000060.png"}
+    rows = csv_rows(run / "logs" / "progress.csv")
+    assert [row["time/total_timesteps"] for row in rows] == ["20", "40", "60"]
+    assert len(scalars(run / "logs", "autoencoder/reconstruction_loss")) == 3
+
+
+def test_a_run_folder_is_loaded_and_only_read(run):
+    before = sorted((path, path.stat().st_mtime_ns) for path in run.rglob("*"))
+    loaded = IRISAgent.load(run, device="cpu")
+    assert loaded.num_timesteps == 60
+    assert loaded.evaluate(1)
+    assert sorted((path, path.stat().st_mtime_ns) for path in run.rglob("*")) == before
+
+
+def test_resuming_goes_on_in_the_folder(tmp_path):
+    folder = tmp_path / "run"
+    first = quiet_learn(new_agent("MiniGrid-Empty-5x5-v0", run_dir=folder), 40)
+    first.logger.close()
+    resumed = IRISAgent.resume(folder, device="cpu")
+    assert_same_weights(first, resumed)
+    assert (resumed.num_timesteps, len(resumed.replay)) == (40, 40)
+    resumed.learn(40, reset_num_timesteps=False)
+    resumed.logger.close()
+    assert len(resumed.replay) == 80
+    rows = csv_rows(folder / "logs" / "progress.csv")
+    assert [row["time/total_timesteps"] for row in rows] == ["20", "40", "60", "80"]
+    assert [row["time/epoch"] for row in rows] == ["1", "2", "3", "4"]
+    assert IRISAgent.load(folder, device="cpu").num_timesteps == 80
+
+
+def test_a_run_killed_between_two_updates_and_resumed_ends_as_if_it_had_not_been(tmp_path):
+    """Were an optimizer, a random stream or the place in the schedule not kept, the weights would show it."""
+    env = "MiniGrid-Empty-5x5-v0"
+    straight, killed = new_agent(env).learn(60), new_agent(env, run_dir=tmp_path / "run")
+    metrics = []
+    for event in killed.learn_events(60):
+        if isinstance(event, UpdateDone) and event.component == "world_model" and killed.trainer.position.epoch == 3:
+            break
+    killed.save_checkpoint()
+    torch.rand(5)  # another process has another global stream
+    resumed = IRISAgent.resume(tmp_path / "run", device="cpu")
+    assert (resumed.trainer.position.phase, resumed.trainer.position.done) == (2, 1)
+    for event in resumed.learn_events(0, reset_num_timesteps=False):
+        if isinstance(event, EpochEnded):
+            metrics.append(event.metrics)
+    assert resumed.num_timesteps == 60
+    assert_same_weights(resumed, straight)
+    [epoch] = metrics
+    assert {"autoencoder/loss", "world_model/loss", "actor_critic/loss"} <= epoch.keys()
+
+
+def test_resuming_forgets_what_came_after_the_checkpoint(tmp_path):
+    agent = quiet_learn(new_agent("MiniGrid-Empty-5x5-v0", run_dir=tmp_path / "run"), 40)
+    events = agent.learn_events(40, reset_num_timesteps=False)
+    for _ in range(10):
+        next(events)
+    del events  # killed here
+    assert len(agent.replay) > 40
+    resumed = IRISAgent.resume(tmp_path / "run", device="cpu")
+    assert (resumed.num_timesteps, len(resumed.replay)) == (40, 40)
+    agent.logger.close()
+
+
+def test_a_run_in_an_object_needs_it_again(tmp_path):
+    quiet_learn(new_agent(run_dir=tmp_path / "run"), 20).logger.close()
+    with pytest.raises(UsageError, match="env=None"):
+        IRISAgent.resume(tmp_path / "run", device="cpu")
+    resumed = quiet_learn(IRISAgent.resume(tmp_path / "run", Corridor(), device="cpu"), 20, reset_num_timesteps=False)
+    resumed.logger.close()
+    assert resumed.num_timesteps == 40
+
+
+def test_checkpoints_are_kept_as_the_config_says(tmp_path):
+    agent = new_agent(run_dir=tmp_path / "run", checkpoint_interval=1, keep_checkpoints=2).learn(60)
+    agent.logger.close()
+    assert len(list((tmp_path / "run" / "checkpoints").iterdir())) == 2
+
+
+# ------------------------------------------------------------------ bad input
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (dict(env="ALE/Pongg-v5"), "ALE/Pong-v5"),
+        (dict(env="no_such_module:Game-v0"), "no_such_module"),
+        (dict(env="CartPole-v1"), "gymnasium.wrappers.AddRenderObservation"),
+        (dict(env="Pendulum-v1"), "Discrete"),
+        (dict(device="cuda:99"), "device='cuda:99' is not there"),
+        (dict(device="abacus"), "device='abacus' is not there"),
+        (dict(device="meta"), "device='meta' is not there"),
+        (dict(seed=-1), "seed=-1"),
+        (dict(seed=2**32), "seed=4294967296"),
+        (dict(policy="MlpPolicy"), "policy='MlpPolicy'"),
+        (dict(config=IRISConfig.tiny(transformer_heads=3)), "transformer_heads=3"),
+        (dict(config=IRISConfig.tiny(vocab_size="many")), "vocab_size='many'"),
+    ],
+    ids=lambda value: "" if isinstance(value, str) else "-".join(map(str, value.values()))[:30],
+)
+def test_bad_input_is_refused_in_one_line_and_creates_nothing(arguments, words, tmp_path):
+    arguments = {"env": "ALE/Pong-v5", "config": IRISConfig.tiny(), "device": "cpu"} | arguments
+    with pytest.raises(UsageError) as caught:
+        IRISAgent(**arguments, run_dir=tmp_path / "run")
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("make", [lambda: gym.make("CartPole-v1"), lambda: gym.make("Pendulum-v1")])
+def test_environment_objects_that_cannot_be_played_are_refused(make, tmp_path):
+    with pytest.raises(UsageError, match="v1' has the"):
+        IRISAgent(make(), IRISConfig.tiny(), device="cpu", run_dir=tmp_path / "run")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_taken_run_folder_is_refused(run, tmp_path):
+    with pytest.raises(UsageError, match="holds a run already"):
+        new_agent(run_dir=run)
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(UsageError, match="in use by something else"):
+        new_agent(run_dir=tmp_path)
+
+
+@pytest.mark.parametrize("open_agent", [IRISAgent.load, IRISAgent.resume])
+def test_what_is_no_run_is_refused(open_agent, tmp_path):
+    with pytest.raises(UsageError, match="no run folder"):
+        open_agent(tmp_path)
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(UsageError, match="no complete checkpoint"):
+        open_agent(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
+
+
+def test_load_refuses_files_that_are_no_agents(tmp_path):
+    with pytest.raises(UsageError, match="does not exist"):
+        IRISAgent.load(tmp_path / "nothing")
+    (tmp_path / "noise.zip").write_bytes(b"noise")
+    with pytest.raises(UsageError, match="no saved agent"):
+        IRISAgent.load(tmp_path / "noise.zip")
+
+
+def test_load_refuses_a_config_it_does_not_know(tmp_path):
+    new_agent().save(tmp_path / "agent.zip")
+    with zipfile.ZipFile(tmp_path / "agent.zip") as archive:
+        files = {name: archive.read(name) for name in archive.namelist()}
+    state = json.loads(files["state.json"])
+    state["config"]["from_the_future"] = 1
+    with zipfile.ZipFile(tmp_path / "newer.zip", "w") as archive:
+        for name, content in (files | {"state.json": json.dumps(state).encode()}).items():
+            archive.writestr(name, content)
+    with pytest.raises(UsageError, match="from_the_future"):
+        IRISAgent.load(tmp_path / "newer.zip", device="cpu")
+
+
+def test_a_run_closes_its_logs_by_itself(tmp_path):
+    agent = quiet_learn(new_agent(run_dir=tmp_path / "run"), 20)
+    output = agent.logger.output_formats[0]
+    del agent
+    gc.collect()
+    assert output.file.closed

@@ -1,0 +1,260 @@
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from iris_gym import IRISConfig, UsageError, build_models
+from iris_gym.assembly import Models, build_learners, build_trainer, choose_device
+from iris_gym.config import preset
+from iris_gym.data.replay import Replay
+from iris_gym.imagination.policy import Policy
+from iris_gym.nn import perceptual
+from iris_gym.nn.quantizer import EMAQuantizer, GradientQuantizer
+from iris_gym.training.randomness import RandomStreams
+from iris_gym.training.trainer import EpochEnded, UpdateDone
+from iris_gym.types import Segment
+
+CPU = torch.device("cpu")
+
+
+def parameters(module: torch.nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def new_trainer(config: IRISConfig, replay: Replay):
+    return build_trainer(config, build_models(config, 3, "cpu"), replay, RandomStreams(0, CPU))
+
+
+def filled_replay(steps: int = 12) -> Replay:
+    replay = Replay(None, chunk_rows=32)
+    rng = np.random.default_rng(0)
+    for step in range(steps):
+        frame = rng.integers(0, 256, (3, 64, 64), dtype=np.uint8)
+        replay.append(frame, step % 3, float(step % 2), terminated=step % 5 == 4, truncated=False)
+    return replay
+
+
+def test_the_default_has_the_published_sizes():
+    models = build_models(IRISConfig(), 4, "cpu")
+    assert parameters(models.world_model) == 8_447_493
+    assert parameters(models.actor_critic) == 3_217_957
+
+
+@pytest.mark.parametrize(
+    "config", [IRISConfig.paper(), IRISConfig.small(), IRISConfig.tiny()], ids=["paper", "small", "tiny"]
+)
+def test_presets_build(config):
+    models = build_models(config, 6, "cpu")
+    assert models.tokenizer.encode(torch.zeros(2, 3, 64, 64)).shape == (2, 16)
+    assert not any(module.training for module in models.by_name().values())
+
+
+@pytest.mark.parametrize("downsamplings", [1, 2, 3, 5])
+def test_tokens_follow_the_downsamplings(downsamplings):
+    tokens = (64 // 2**downsamplings) ** 2
+    config = IRISConfig.tiny(encoder_downsamplings=downsamplings, tokens_per_frame=tokens)
+    models = build_models(config, 3, "cpu")
+    assert models.tokenizer.encode(torch.zeros(1, 3, 64, 64)).shape == (1, tokens)
+    assert models.tokenizer.reconstruct(torch.zeros(1, 3, 64, 64)).shape == (1, 3, 64, 64)
+
+
+def test_a_contradictory_config_is_not_built():
+    with pytest.raises(UsageError, match="tokens_per_frame"):
+        build_models(IRISConfig(tokens_per_frame=7), 4, "cpu")
+
+
+def test_auto_is_a_device_that_is_there():
+    assert choose_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
+    assert choose_device(CPU) == CPU
+
+
+@pytest.mark.parametrize("device", ["cuda:99", "gpu", "", "meta", "mps:4"])
+def test_a_device_that_is_not_there_is_refused(device):
+    with pytest.raises(UsageError, match=f"device='{device}' is not there; this machine has cpu"):
+        choose_device(device)
+
+
+def test_learners_have_the_numbers_of_the_config():
+    config = IRISConfig.tiny(
+        stop_autoencoder_after=4,
+        autoencoder_learning_rate=0.1,
+        transformer_learning_rate=0.2,
+        actor_critic_learning_rate=0.3,
+        transformer_weight_decay=0.4,
+        max_gradient_norm=0.5,
+    )
+    with Replay(None, chunk_rows=32) as replay:
+        trainer = new_trainer(config, replay)
+    autoencoder, world_model, actor_critic = trainer.learners
+    assert [learner.name for learner in trainer.learners] == ["autoencoder", "world_model", "actor_critic"]
+    assert [learner.optimizer.param_groups[0]["lr"] for learner in trainer.learners] == [0.1, 0.2, 0.3]
+    assert {group["weight_decay"] for group in world_model.optimizer.param_groups} == {0.0, 0.4}
+    assert [learner.max_gradient_norm for learner in trainer.learners] == [0.5] * 3
+    assert (autoencoder.plan.start_after, autoencoder.plan.stop_after, autoencoder.plan.segment_length) == (0, 4, 1)
+    assert (world_model.plan.start_after, world_model.plan.segment_length, world_model.plan.align) == (1, 4, "start")
+    assert (actor_critic.plan.start_after, actor_critic.plan.segment_length, actor_critic.plan.align) == (2, 4, "end")
+
+
+def test_every_parameter_has_one_optimizer():
+    with Replay(None, chunk_rows=32) as replay:
+        trainer = new_trainer(IRISConfig.tiny(), replay)
+    for learner in trainer.learners:
+        owned = [id(value) for group in learner.optimizer.param_groups for value in group["params"]]
+        assert sorted(owned) == sorted(id(value) for value in learner.module.parameters())
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        dict(burn_in=0),
+        dict(imagination_horizon=2),
+        dict(imagination_horizon=7),
+        dict(transformer_timesteps=2),
+        dict(vocab_size=2),
+        dict(gradient_checkpointing=True),
+        dict(foreground_weight=1.0),
+        dict(transformer_dropout=0.0),
+        dict(dead_code_threshold=0),
+        dict(dead_code_threshold=1),
+        dict(encoder_downsamplings=3, tokens_per_frame=64),
+        dict(autoencoder_batch_size=1, transformer_batch_size=1, actor_critic_batch_size=1),
+        dict(discount=1, td_lambda=0, entropy_weight=0),
+    ],
+    ids=str,
+)
+def test_one_epoch_of_every_component_runs(changes):
+    start = dict(start_autoencoder_after=0, start_transformer_after=0, start_actor_critic_after=0, total_epochs=1)
+    config = IRISConfig.tiny(**start, **changes)
+    config.validate()
+    with filled_replay() as replay:
+        trainer = new_trainer(config, replay)
+        trainer.env_steps = config.max_env_steps
+        events = list(trainer.run(config.max_env_steps))
+    assert sum(isinstance(event, UpdateDone) for event in events) == 7
+    assert isinstance(events[-1], EpochEnded)
+    assert all(np.isfinite(value) for value in events[-1].metrics.values())
+    assert {"autoencoder", "world_model", "actor_critic"} <= {name.split("/")[0] for name in events[-1].metrics}
+
+
+# The published agent
+
+TINY_PAPER = dict(
+    vocab_size=16,
+    token_embedding_dim=8,
+    encoder_channels=32,
+    encoder_output_channels=12,
+    transformer_layers=1,
+    transformer_embed_dim=16,
+    transformer_heads=2,
+    transformer_timesteps=4,
+    lstm_dim=8,
+    imagination_horizon=3,
+    burn_in=2,
+)
+
+
+def tiny_paper(**changes) -> tuple[IRISConfig, Models]:
+    torch.manual_seed(0)
+    config = IRISConfig.paper(**(TINY_PAPER | changes))
+    return config, build_models(config, 3, "cpu")
+
+
+def segment(length: int) -> Segment:
+    source = torch.Generator().manual_seed(0)
+    return Segment(
+        frames=torch.randint(256, (2, length, 3, 64, 64), generator=source).to(torch.uint8),
+        actions=torch.randint(3, (2, length), generator=source),
+        rewards=torch.zeros(2, length),
+        ends=torch.zeros(2, length, dtype=torch.bool),
+        mask=torch.ones(2, length, dtype=torch.bool),
+    )
+
+
+def learners(config: IRISConfig, models: Models):
+    streams = RandomStreams(0, torch.device("cpu"))
+    return build_learners(config, models, Policy(models.tokenizer, models.actor_critic), streams)
+
+
+def test_the_paper_preset_is_the_published_agent():
+    config = IRISConfig.paper()
+    assert config == preset("paper")
+    config.validate()
+    assert (config.start_autoencoder_after, config.start_transformer_after, config.start_actor_critic_after) == (
+        5,
+        25,
+        50,
+    )
+    tokenizer = build_models(config, 4, "cpu").tokenizer
+    assert isinstance(tokenizer.quantizer, GradientQuantizer)
+    assert (tokenizer.commitment_weight, tokenizer.perceptual_weight, tokenizer.foreground_weight) == (1.0, 1.0, 0.0)
+    assert tokenizer.pixel_error(torch.tensor(-3.0)) == 3
+    assert parameters(tokenizer) == 4_027_523
+
+
+def test_network_codebook_and_errors_are_chosen_apart():
+    _, models = tiny_paper(codebook="ema", autoencoder="strided", reconstruction_loss="mse")
+    assert isinstance(models.tokenizer.quantizer, EMAQuantizer)
+    assert models.tokenizer.pixel_error(torch.tensor(-3.0)) == 9
+    assert not hasattr(models.tokenizer.encoder, "middle")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"encoder_channels": 24}, "encoder_channels=24 must be a multiple of 32"),
+        ({"encoder_output_channels": 0}, "encoder_output_channels=0 must be greater than 0"),
+        ({"perceptual_weight": -1.0}, "perceptual_weight=-1.0 must be 0 or greater"),
+        ({"autoencoder": "big"}, "autoencoder='big' must be one of strided, vqgan"),
+        ({"codebook": "none"}, "codebook='none' must be one of ema, gradient"),
+        ({"reconstruction_loss": "l2"}, "reconstruction_loss='l2' must be one of mse, l1"),
+        (
+            {"sequence_layout": "reward"},
+            "sequence_layout='reward' must be one of frame_action, frame_action_reward_end",
+        ),
+    ],
+)
+def test_values_that_cannot_be_used_are_named(changes, message):
+    with pytest.raises(UsageError, match=message):
+        IRISConfig.paper(**changes).validate()
+
+
+class Zero(nn.Module):
+    def forward(self, images, targets):
+        return 0 * (images - targets).mean((1, 2, 3), keepdim=True)
+
+
+def test_only_an_autoencoder_update_asks_for_lpips(monkeypatch):
+    loads = []
+    monkeypatch.setattr(perceptual, "load_lpips", lambda: loads.append(None) or Zero())
+    config, models = tiny_paper()
+    autoencoder, world_model, actor_critic = learners(config, models)
+    Policy(models.tokenizer, models.actor_critic).act(segment(1).frames[:, 0], models.actor_critic.initial_state(2))
+    world_model.update(segment(4), epoch=1)
+    actor_critic.update(segment(3), epoch=1)
+    assert not loads
+    autoencoder.update(segment(1), epoch=1)
+    metrics = autoencoder.update(segment(1), epoch=1)
+    assert len(loads) == 1
+    assert "perceptual_loss" in metrics
+
+
+def test_without_its_weight_nothing_is_asked_for(monkeypatch):
+    def unavailable():
+        raise UsageError("not here")
+
+    monkeypatch.setattr(perceptual, "load_lpips", unavailable)
+    learners(*tiny_paper(perceptual_weight=0.0))[0].update(segment(1), epoch=1)
+    with pytest.raises(UsageError, match="not here"):
+        learners(*tiny_paper())[0].update(segment(1), epoch=1)
+
+
+@pytest.mark.parametrize("layout", ["frame_action", "frame_action_reward_end"])
+def test_all_components_learn_in_either_layout(layout):
+    config, models = tiny_paper(sequence_layout=layout, perceptual_weight=0.0)
+    assert models.world_model.tokens_per_step == (19 if layout.endswith("end") else 17)
+    for learner, length in zip(learners(config, models), (1, 4, 3), strict=True):
+        before = [parameter.clone() for parameter in learner.module.parameters()]
+        assert learner.update(segment(length), epoch=1)["loss"].isfinite()
+        moved = [not torch.equal(one, other) for one, other in zip(before, learner.module.parameters(), strict=True)]
+        assert all(moved[-4:])

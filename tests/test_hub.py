@@ -1,0 +1,212 @@
+import json
+import shutil
+from pathlib import Path
+
+import huggingface_hub
+import numpy as np
+import pytest
+import torch
+import yaml
+from gymnasium import Env, spaces
+from safetensors.torch import load_file, save_file
+
+from iris_gym import IRISAgent, IRISConfig, UsageError, hub
+from iris_gym.hub import CONFIG_FILE, WEIGHTS_FILE, download, is_hub_file, model_card
+
+OBSERVATION = np.arange(64 * 64 * 3, dtype=np.uint8).reshape(64, 64, 3)
+
+
+class Still(Env):
+    """One image, three actions, episodes without end."""
+
+    observation_space = spaces.Box(0, 255, (64, 64, 3), np.uint8)
+    action_space = spaces.Discrete(3)
+
+    def reset(self, *, seed=None, options=None):
+        return OBSERVATION, {}
+
+    def step(self, action):
+        return OBSERVATION, 0.0, False, False, {}
+
+
+def agent(**arguments) -> IRISAgent:
+    return IRISAgent(Still(), IRISConfig.tiny(), seed=3, device="cpu", **arguments)
+
+
+def score(mean: float) -> dict:
+    return {"mean": mean, "standard_error": 0.5, "human_normalized": 0.123, "episodes": [{}] * 4}
+
+
+def card_data(folder: Path) -> dict:
+    return yaml.safe_load((folder / "README.md").read_text().split("---")[1])
+
+
+def refused(folder, match: str) -> None:
+    with pytest.raises(UsageError, match=match) as error:
+        IRISAgent.from_pretrained(folder, device="cpu")
+    assert "\n" not in str(error.value)
+
+
+# A local folder
+
+
+def test_a_saved_folder_holds_json_safetensors_and_a_card(tmp_path):
+    agent().save_pretrained(tmp_path / "shared")
+    assert sorted(path.name for path in (tmp_path / "shared").iterdir()) == ["README.md", CONFIG_FILE, WEIGHTS_FILE]
+    stored = json.loads((tmp_path / "shared" / CONFIG_FILE).read_text())
+    assert IRISConfig.from_dict(stored["config"]) == IRISConfig.tiny()
+    assert "world_model.frame_head.0.weight" in load_file(tmp_path / "shared" / WEIGHTS_FILE)
+
+
+def test_an_agent_comes_back_as_it_was_saved(tmp_path):
+    original = agent()
+    original.save_pretrained(tmp_path)
+    restored = IRISAgent.from_pretrained(tmp_path, device="cpu")
+    assert restored.config == original.config
+    assert restored.action_space == original.action_space
+    for name, value in original.policy.state_dict().items():
+        assert torch.equal(value, restored.policy.state_dict()[name]), name
+    expected, actual = (each.predict(OBSERVATION, deterministic=True) for each in (original, restored))
+    assert np.array_equal(expected[0], actual[0])
+    for one, other in zip(expected[1], actual[1], strict=True):
+        assert np.array_equal(one, other)
+
+
+def test_with_an_environment_it_learns_from_the_beginning_of_its_schedule(tmp_path):
+    original = agent()
+    original.learn(60)
+    original.save_pretrained(tmp_path)
+    restored = IRISAgent.from_pretrained(tmp_path, Still(), device="cpu")
+    assert restored.num_timesteps == 60
+    assert restored.trainer.env_steps == 0
+    assert [one.updates for one in restored.trainer.learners] == [one.updates for one in original.trainer.learners]
+    restored.learn(60)
+    assert restored.trainer.env_steps == 60
+
+
+def test_the_card_tells_environment_steps_scores_and_config(tmp_path):
+    shared = agent(run_dir=tmp_path / "run")
+    shared.env_id, shared.num_timesteps = "ALE/Pong-v5", 12_345
+    shared.save_pretrained(tmp_path / "shared")
+    assert "not evaluated yet" in (tmp_path / "shared/README.md").read_text()
+    (tmp_path / "run/scores.json").write_text(json.dumps(score(-3.25)))
+    shared.save_pretrained(tmp_path / "shared")  # over the first
+    text = (tmp_path / "shared/README.md").read_text()
+    for part in ("IRIS on ALE/Pong-v5", "3 actions", "12,345", "-3.25 ± 0.50 over 4 episodes, human-normalised 0.123"):
+        assert part in text, part
+    assert json.loads(text.split("```json")[1].split("```")[0]) == IRISConfig.tiny().to_dict()
+    data = card_data(tmp_path / "shared")
+    assert (data["library_name"], data["pipeline_tag"]) == ("iris-gym", "reinforcement-learning")
+    result = data["model-index"][0]["results"][0]
+    assert result["dataset"]["name"] == "ALE/Pong-v5"
+    assert result["metrics"][0] == {"type": "mean_reward", "value": -3.25}
+
+
+def test_a_card_of_a_nameless_environment_without_human_score():
+    state = {"env": None, "num_actions": 2, "num_timesteps": 0, "config": {}}
+    scores = score(1.0) | {"standard_error": None, "human_normalized": None}
+    text = str(model_card(state, scores, "me/mine"))
+    assert "| score | 1.00 over 4 episodes |" in text
+    assert 'from_pretrained("me/mine")' in text
+
+
+def test_a_folder_of_something_else_is_refused(tmp_path):
+    refused(tmp_path, "is no shared agent: its config.json is missing")
+    (tmp_path / CONFIG_FILE).write_text("[]")
+    refused(tmp_path, "is no shared agent")
+
+
+def test_damage_is_refused(tmp_path):
+    agent().save_pretrained(tmp_path)
+    stored = json.loads((tmp_path / CONFIG_FILE).read_text())
+    (tmp_path / CONFIG_FILE).write_text(json.dumps(stored | {"format_version": 99}))
+    refused(tmp_path, "has format_version=99")
+    (tmp_path / CONFIG_FILE).write_text(json.dumps(stored | {"config": stored["config"] | {"lstm_dim": -1}}))
+    refused(tmp_path, "lstm_dim=-1")
+    (tmp_path / CONFIG_FILE).write_text(json.dumps(stored | {"num_actions": 5}))
+    refused(tmp_path, "shape")
+    (tmp_path / CONFIG_FILE).write_text(json.dumps(stored))
+    weights = load_file(tmp_path / WEIGHTS_FILE)
+    save_file({name: value for name, value in weights.items() if "lstm" not in name}, tmp_path / WEIGHTS_FILE)
+    refused(tmp_path, "lacks tensor 'actor_critic.lstm")
+    (tmp_path / WEIGHTS_FILE).write_bytes(b"nothing")
+    refused(tmp_path, "is damaged: model.safetensors")
+
+
+# The hub
+
+
+@pytest.fixture
+def remote(monkeypatch, tmp_path):
+    """A hub in a folder: `owner/name/file`."""
+    root = tmp_path / "hub"
+
+    def fetch(repo_id, file, *, local_files_only=False, **_):
+        if local_files_only or not (root / repo_id / file).is_file():
+            raise FileNotFoundError("not in the cache\nand more lines")
+        return str(root / repo_id / file)
+
+    def reach(url, **_):
+        if not root.exists():
+            raise OSError("[Errno -2] Name or service not known\nand more lines")
+
+    class Api:
+        def __init__(self, **_):
+            pass
+
+        def create_repo(self, repo_id, **_):
+            return huggingface_hub.RepoUrl(f"https://huggingface.co/{repo_id}")
+
+        def upload_folder(self, *, repo_id, folder_path, **_):
+            shutil.copytree(folder_path, root / repo_id)
+            return f"https://huggingface.co/{repo_id}/commit/1"
+
+    monkeypatch.setattr(hub, "hf_hub_download", fetch)
+    monkeypatch.setattr(hub, "get_hf_file_metadata", reach)
+    monkeypatch.setattr("huggingface_hub.hub_mixin.HfApi", Api)
+    return root
+
+
+def test_an_agent_goes_to_the_hub_and_comes_back(remote):
+    original = agent()
+    assert original.push_to_hub("me/still", private=True).endswith("me/still/commit/1")
+    assert 'from_pretrained("me/still")' in (remote / "me/still/README.md").read_text()
+    restored = IRISAgent.from_pretrained("me/still", device="cpu")
+    codebook = original.models.tokenizer.quantizer.codebook
+    assert torch.equal(codebook, restored.models.tokenizer.quantizer.codebook)
+
+
+def test_a_file_on_the_hub_has_an_address(remote):
+    (remote / "someone/models/pretrained").mkdir(parents=True)
+    (remote / "someone/models/pretrained/Pong.pt").touch()
+    assert is_hub_file("hf://someone/models/pretrained/Pong.pt")
+    assert not is_hub_file(Path("models/Pong.pt"))
+    assert download("hf://someone/models/pretrained/Pong.pt") == remote / "someone/models/pretrained/Pong.pt"
+
+
+@pytest.mark.parametrize(
+    "address", ["hf://", "hf://someone", "hf://someone/models", "hf://someone/models/", "hf:////a"]
+)
+def test_an_address_of_no_file_is_refused(address):
+    with pytest.raises(UsageError, match="names no file; write hf://owner/repository/path"):
+        download(address)
+
+
+def test_without_a_connection_one_line_says_so(remote):
+    with pytest.raises(UsageError, match="of 'a/b' on the Hugging Face hub cannot be had .*Name or service") as error:
+        download("hf://a/b/c.pt")
+    assert "\n" not in str(error.value)
+    refused("a/b", "'config.json' of 'a/b' on the Hugging Face hub cannot be had")
+
+
+def test_without_a_connection_the_cache_still_answers(monkeypatch, tmp_path):
+    def unreachable(url, **_):
+        raise OSError("unreachable")
+
+    def cached(repo_id, file, *, local_files_only=False, **_):
+        assert local_files_only
+        return str(tmp_path / file)
+
+    monkeypatch.setattr(hub, "get_hf_file_metadata", unreachable)
+    monkeypatch.setattr(hub, "hf_hub_download", cached)
+    assert download("hf://a/b/c.pt") == tmp_path / "c.pt"

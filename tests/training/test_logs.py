@@ -1,0 +1,60 @@
+import csv
+from pathlib import Path
+
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from iris_gym.training.logs import run_logger
+
+
+def log(folder: Path, *rows: dict[str, float], verbose: int = 0) -> None:
+    logger = run_logger(folder, verbose)
+    for step, row in enumerate(rows):
+        for name, value in row.items():
+            logger.record(name, value)
+        logger.dump(step)
+    logger.close()
+
+
+def rows(folder: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader((folder / "progress.csv").read_text().splitlines()))
+
+
+def test_csv_and_tensorboard_hold_what_is_recorded(tmp_path):
+    log(tmp_path / "logs", {"loss": 2.0}, {"loss": 1.0})
+    assert rows(tmp_path / "logs") == [{"loss": "2.0"}, {"loss": "1.0"}]
+    events = EventAccumulator(str(tmp_path / "logs")).Reload().Scalars("loss")
+    assert [(event.step, event.value) for event in events] == [(0, 2.0), (1, 1.0)]
+
+
+def test_a_resumed_run_goes_on_in_the_csv(tmp_path):
+    log(tmp_path, {"loss": 2.0})
+    log(tmp_path, {"loss": 1.0}, {"loss": 0.5})
+    assert [row["loss"] for row in rows(tmp_path)] == ["2.0", "1.0", "0.5"]
+
+
+def test_a_resumed_run_may_have_new_columns(tmp_path):
+    log(tmp_path, {"a": 1.0, "b": 2.0})
+    log(tmp_path, {"c": 3.0, "a": 4.0})
+    assert rows(tmp_path) == [{"a": "1.0", "b": "2.0", "c": ""}, {"a": "4.0", "b": "", "c": "3.0"}]
+
+
+def test_opening_alone_loses_nothing(tmp_path):
+    log(tmp_path, {"loss": 2.0})
+    log(tmp_path)
+    assert rows(tmp_path) == [{"loss": "2.0"}]
+
+
+@pytest.mark.parametrize("torn", ["loss,en", "loss,end\n1.0,2.0\n3.", ""])
+def test_a_line_torn_by_a_crash_does_not_spoil_the_next(torn, tmp_path):
+    (tmp_path / "progress.csv").write_text(torn)
+    log(tmp_path, {"loss": 5.0, "end": 6.0})
+    whole = [{"loss": "1.0", "end": "2.0"}] if "1.0" in torn else []
+    assert rows(tmp_path) == [*whole, {"loss": "5.0", "end": "6.0"}]
+
+
+def test_a_table_is_printed_where_asked_for(tmp_path, capsys):
+    log(tmp_path / "quiet", {"group/loss": 2.0})
+    assert capsys.readouterr().out == ""
+    log(tmp_path / "loud", {"group/loss": 2.0}, verbose=1)
+    assert "loss" in capsys.readouterr().out
