@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from numbers import Real
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -118,7 +119,7 @@ def check_arguments(
     for name, value, known in (("output", output, get_args(Output)), ("obs_type", obs_type, get_args(ObsType))):
         if value not in known:
             raise UsageError(f"{name}={value!r} is unknown; give one of {', '.join(known)}")
-    if isinstance(temperature, bool) or not isinstance(temperature, int | float) or not 0 <= temperature < math.inf:
+    if isinstance(temperature, bool) or not isinstance(temperature, Real) or not 0 <= temperature < math.inf:
         raise UsageError(f"temperature={temperature!r} must be 0, for the likeliest, or a greater number")
     if render_mode not in (None, "rgb_array"):
         raise UnsupportedMode(f"render_mode={render_mode!r} is unknown; give 'rgb_array' or None")
