@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal
 
 import ale_py
 import numpy as np
+import torch
 import tyro
 from rich.console import Console
 from tqdm import tqdm
@@ -54,6 +55,8 @@ class Train:
     """Of every random stream; None: from entropy."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N."""
+    threads: int | None = None
+    """CPU threads; None: one for small networks, torch's own choice for larger ones."""
     resume: bool = False
     """Go on with the run in --run-dir from its newest checkpoint; where there is none yet, begin it."""
 
@@ -62,6 +65,7 @@ class Train:
         config.validate()
         total = config.max_env_steps if self.total_timesteps is None else self.total_timesteps
         check_total_timesteps(total)
+        set_threads(self.threads, config)
         agent = self._agent(config)
         assert agent.run is not None
         left = total - agent.num_timesteps
@@ -121,6 +125,7 @@ class Evaluate:
     def run(self, console: Console) -> int:
         agent = IRISAgent.load(self.run_, device=self.device)
         config = agent.config
+        set_threads(None, config)
         temperature = config.eval_temperature if self.temperature is None else self.temperature
         with tqdm(total=self.episodes, unit="game", file=sys.stderr, disable=None) as bar:
             scores = agent.evaluate(
@@ -218,6 +223,24 @@ class StopSignals:
     def _note(self, number: int, _frame: FrameType | None) -> None:
         self.received = number
         signal.signal(number, signal.SIG_DFL)
+
+
+SMALL_WIDTH = 128
+"""Of a transformer whose operations are too short to be shared among threads."""
+
+
+def set_threads(threads: int | None, config: IRISConfig) -> None:
+    """Have torch use so many CPU threads. None: one where the networks are small, torch's own choice otherwise.
+
+    On an idle machine of two cores a second thread gains a small network a third at the most. Where another program
+    runs beside, it costs a multiple; two runs of one thread each are faster than one run of two.
+    """
+    if threads is not None and threads < 1:
+        raise UsageError(f"threads={threads} must be greater than 0, or left out")
+    if threads is None and config.transformer_embed_dim <= SMALL_WIDTH:
+        threads = 1
+    if threads is not None:
+        torch.set_num_threads(threads)
 
 
 def default_run_dir(env_id: str) -> Path:

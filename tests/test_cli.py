@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from iris_gym import IRISAgent, IRISConfig
+from iris_gym import cli as cli_module
 from iris_gym.cli import default_run_dir, main, parse
 from iris_gym.errors import UsageError
 
@@ -324,6 +325,7 @@ BAD_TRAINING = {
     "a preset without its name": (("--preset",), "--preset"),
     "missing file": (("--config", "missing.yaml"), "'missing.yaml' cannot be read"),
     "a seed out of range": (("--seed", "-1"), "seed=-1"),
+    "no threads": (("--threads", "0"), "threads=0"),
     "unknown flag": (("--vocab-sise", "3"), "--vocab-sise"),
     "a number that is none": (("--vocab-size", "3.5"), "--vocab-size.*3.5"),
     "unknown choice": (("--preprocessing", "fast"), "'fast'"),
@@ -425,3 +427,13 @@ def test_bad_input_ends_a_real_process_with_status_2(tmp_path):
 
 def test_usage_errors_are_value_errors():
     assert issubclass(UsageError, ValueError)
+
+
+@pytest.mark.parametrize(
+    ("threads", "width", "chosen"), [(None, 128, [1]), (None, 256, []), (3, 128, [3]), (3, 256, [3])]
+)
+def test_small_networks_take_one_thread(threads, width, chosen, monkeypatch):
+    asked = []
+    monkeypatch.setattr(cli_module.torch, "set_num_threads", asked.append)
+    cli_module.set_threads(threads, IRISConfig(transformer_embed_dim=width))
+    assert asked == chosen

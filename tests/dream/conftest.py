@@ -26,7 +26,7 @@ class Scripted(Dynamics):
         return state, replace(outcome, reward=reward, end=action == 3)
 
 
-def build_dynamics(kind: type[Dynamics] = Scripted, timesteps: int = TIMESTEPS) -> Dynamics:
+def build_dynamics(kind: type[Dynamics] = Scripted, *, outcomes: bool = False) -> Dynamics:
     """Tiny networks whose codebook comes from frames, and whose weights are large enough that dreams differ."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -35,10 +35,11 @@ def build_dynamics(kind: type[Dynamics] = Scripted, timesteps: int = TIMESTEPS) 
             vocab_size=VOCAB,
             num_actions=ACTIONS,
             tokens_per_frame=K,
-            timesteps=timesteps,
+            timesteps=TIMESTEPS,
             embed_dim=16,
             layers=2,
             heads=2,
+            outcomes_in_sequence=outcomes,
         )
         for name, parameter in world_model.named_parameters():
             if parameter.ndim > 1:
@@ -62,6 +63,12 @@ def dynamics() -> Dynamics:
 @pytest.fixture(scope="session")
 def unscripted() -> Dynamics:
     return build_dynamics(Dynamics)
+
+
+@pytest.fixture(scope="session")
+def with_outcomes() -> Dynamics:
+    """Its world model reads rewards and ends, too."""
+    return build_dynamics(outcomes=True)
 
 
 @pytest.fixture(scope="session")

@@ -67,14 +67,15 @@ def test_a_seed_and_the_actions_make_the_dream_whatever_else_draws_random_number
 
 
 @pytest.mark.parametrize("mode", list(AutoresetMode))
-def test_a_greedy_row_dreams_alone_what_it_dreams_among_others(make_dream, unscripted, some_frames, mode):
+@pytest.mark.parametrize("kind", ["unscripted", "with_outcomes"])
+def test_a_greedy_row_dreams_alone_what_it_dreams_among_others(make_dream, some_frames, mode, kind, request):
     """They end, begin anew at the one start frame there is, and outgrow their contexts at different times."""
     actions = torch.randint(4, (30, 16), generator=torch.Generator().manual_seed(1))
 
     def run(chosen: torch.Tensor) -> list[torch.Tensor]:
         env = make_dream(
             chosen.shape[1],
-            dynamics=unscripted,
+            dynamics=request.getfixturevalue(kind),
             start_frames=some_frames(1),
             greedy=True,
             horizon=7,
@@ -164,9 +165,14 @@ def test_log_prob_is_that_of_the_frames_tokens(make_dream, unscripted):
     second, third = env.step(actions[0]), env.step(actions[1])
     tokens = torch.stack((first, second[0], third[0]), 1)
     with torch.no_grad():
+<<<<<<< HEAD
         logits = unscripted.world_model(tokens, torch.cat((actions.T, actions.T[:, :1]), 1)[..., None]).frame_tokens[
             :, :-1
         ]
+=======
+        tails = torch.cat((actions.T, actions.T[:, :1]), 1)[..., None]
+        logits = unscripted.world_model(tokens, tails).frame_tokens[:, :-1]
+>>>>>>> dream
     each = logits.log_softmax(-1).gather(-1, tokens.flatten(1)[:, 1:, None]).squeeze(-1)
     for index, answer in enumerate((second, third)):
         expected = each[:, 3 + 4 * index : 7 + 4 * index].sum(1)
