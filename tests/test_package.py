@@ -1,5 +1,4 @@
 import configparser
-import inspect
 import json
 from importlib import import_module, metadata, resources
 from pathlib import Path
@@ -24,11 +23,7 @@ def layers() -> list[str]:
 def test_public_names_are_there():
     assert set(iris_gym.__all__) >= {"IRISAgent", "IRISConfig", "UsageError", "build_models", "make_env"}
     for name in iris_gym.__all__:
-<<<<<<< HEAD
-        assert callable(getattr(iris_gym, name)) or inspect.ismodule(getattr(iris_gym, name))
-=======
         assert callable(getattr(iris_gym, name)) or name == "dream"  # a package, whose classes are public too
->>>>>>> dream
         assert name in dir(iris_gym)
 
 

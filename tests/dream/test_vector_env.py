@@ -165,14 +165,8 @@ def test_log_prob_is_that_of_the_frames_tokens(make_dream, unscripted):
     second, third = env.step(actions[0]), env.step(actions[1])
     tokens = torch.stack((first, second[0], third[0]), 1)
     with torch.no_grad():
-<<<<<<< HEAD
-        logits = unscripted.world_model(tokens, torch.cat((actions.T, actions.T[:, :1]), 1)[..., None]).frame_tokens[
-            :, :-1
-        ]
-=======
         tails = torch.cat((actions.T, actions.T[:, :1]), 1)[..., None]
         logits = unscripted.world_model(tokens, tails).frame_tokens[:, :-1]
->>>>>>> dream
     each = logits.log_softmax(-1).gather(-1, tokens.flatten(1)[:, 1:, None]).squeeze(-1)
     for index, answer in enumerate((second, third)):
         expected = each[:, 3 + 4 * index : 7 + 4 * index].sum(1)
