@@ -25,6 +25,7 @@ from iris_gym.nn.perceptual import PerceptualDistance
 from iris_gym.nn.quantizer import EMAQuantizer, GradientQuantizer, Quantizer
 from iris_gym.nn.vqgan import vqgan_decoder, vqgan_encoder
 from iris_gym.training.collector import Collector
+from iris_gym.training.frame_cache import FrameCache
 from iris_gym.training.learner import Learner, LearnerPlan
 from iris_gym.training.losses import actor_critic_loss, autoencoder_loss, world_model_loss
 from iris_gym.training.randomness import RandomStreams
@@ -131,7 +132,7 @@ def build_trainer(
     policy = Policy(models.tokenizer, models.actor_critic)
     return Trainer(
         build_collector(config, policy, replay, streams, env) if env else None,
-        build_learners(config, models, policy, streams),
+        build_learners(config, models, streams),
         replay,
         env_steps_per_epoch=config.env_steps_per_epoch,
         max_env_steps=config.max_env_steps,
@@ -156,9 +157,9 @@ def build_collector(
     )
 
 
-def build_learners(config: IRISConfig, models: Models, policy: Policy, streams: RandomStreams) -> list[Learner]:
+def build_learners(config: IRISConfig, models: Models, streams: RandomStreams) -> list[Learner]:
     """Autoencoder, world model and actor-critic in the order in which an epoch trains them."""
-    clip = config.max_gradient_norm
+    clip, cache = config.max_gradient_norm, FrameCache(models.tokenizer)
     autoencoder = Learner(
         "autoencoder",
         models.tokenizer,
@@ -183,7 +184,7 @@ def build_learners(config: IRISConfig, models: Models, policy: Policy, streams: 
         torch.optim.AdamW(
             models.world_model.weight_decay_groups(config.transformer_weight_decay), config.transformer_learning_rate
         ),
-        world_model_loss(models.tokenizer, models.world_model),
+        world_model_loss(cache, models.world_model),
         LearnerPlan(
             start_after=config.start_transformer_after,
             stop_after=None,
@@ -199,8 +200,9 @@ def build_learners(config: IRISConfig, models: Models, policy: Policy, streams: 
         models.actor_critic,
         torch.optim.Adam(models.actor_critic.parameters(), config.actor_critic_learning_rate),
         actor_critic_loss(
+            cache,
             Dynamics(models.tokenizer, models.world_model),
-            policy,
+            models.actor_critic,
             horizon=config.imagination_horizon,
             discount=config.discount,
             lambda_=config.td_lambda,

@@ -6,6 +6,8 @@ Frames are uint8 where they are stored and float32 in [0, 1] between modules.
 
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 FRAME_SIZE = 64
@@ -25,6 +27,18 @@ class Segment:
     rewards: Tensor  # (B, L) float32
     ends: Tensor  # (B, L) bool; True where the episode terminated. Truncation is no end.
     mask: Tensor  # (B, L) bool; False where padded
+    rows: NDArray[np.int64] | None = None  # (B, L) on the host; -1 where padded; None: not from a replay
+
+    def steps(self, steps: slice) -> "Segment":
+        """Some of the L steps."""
+        return Segment(
+            frames=self.frames[:, steps],
+            actions=self.actions[:, steps],
+            rewards=self.rewards[:, steps],
+            ends=self.ends[:, steps],
+            mask=self.mask[:, steps],
+            rows=None if self.rows is None else self.rows[:, steps],
+        )
 
 
 @dataclass(frozen=True, slots=True)

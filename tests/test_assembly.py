@@ -173,7 +173,7 @@ def segment(length: int) -> Segment:
 
 def learners(config: IRISConfig, models: Models):
     streams = RandomStreams(0, torch.device("cpu"))
-    return build_learners(config, models, Policy(models.tokenizer, models.actor_critic), streams)
+    return build_learners(config, models, streams)
 
 
 def test_the_paper_preset_is_the_published_agent():

@@ -228,6 +228,7 @@ class Replay:
             rewards=self._to_device(steps["reward"]),
             ends=self._to_device(steps["terminated"]),
             mask=self._to_device(mask),
+            rows=np.where(mask, rows, -1),
         )
 
     def _to_device(self, values: NDArray[np.generic]) -> Tensor:

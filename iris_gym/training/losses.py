@@ -7,10 +7,11 @@ from torch import Tensor
 
 from iris_gym.functional import sample_categorical, unit_frames
 from iris_gym.imagination.dynamics import Dynamics
-from iris_gym.imagination.policy import Policy
 from iris_gym.imagination.rollout import rollout
+from iris_gym.models.actor_critic import ActorCritic
 from iris_gym.models.tokenizer import Tokenizer
 from iris_gym.models.world_model import WorldModel
+from iris_gym.training.frame_cache import FrameCache
 from iris_gym.types import RecurrentState, Segment
 
 Loss = Callable[[Segment], tuple[Tensor, dict[str, Tensor]]]
@@ -26,20 +27,20 @@ def autoencoder_loss(tokenizer: Tokenizer) -> Loss:
     return loss
 
 
-def world_model_loss(tokenizer: Tokenizer, world_model: WorldModel) -> Loss:
+def world_model_loss(cache: FrameCache, world_model: WorldModel) -> Loss:
     """Predict tokens, rewards and ends of segments that pad right."""
 
     def loss(segment: Segment) -> tuple[Tensor, dict[str, Tensor]]:
-        with torch.no_grad():
-            tokens = tokenizer.encode(unit_frames(segment.frames))
+        tokens = cache.tokens(segment)
         return world_model.loss(tokens, segment.actions, segment.rewards, segment.ends, segment.mask)
 
     return loss
 
 
 def actor_critic_loss(
+    cache: FrameCache,
     dynamics: Dynamics,
-    policy: Policy,
+    actor_critic: ActorCritic,
     *,
     horizon: int,
     discount: float,
@@ -50,12 +51,13 @@ def actor_critic_loss(
     """Act in the dream that starts at the last frame of segments that pad left; the frames before burn in the LSTM."""
 
     def act(frame: Tensor, state: RecurrentState) -> tuple[Tensor, RecurrentState]:
-        logits, state = policy.actor_critic.act(frame, state)
+        logits, state = actor_critic.act(frame, state)
         return sample_categorical(logits, generator=generator), state
 
     def loss(segment: Segment) -> tuple[Tensor, dict[str, Tensor]]:
-        actor_state = policy.burn_in(segment.frames[:, :-1], segment.mask[:, :-1])
-        start = dynamics.start(unit_frames(segment.frames[:, -1]))
+        before, last = segment.steps(slice(None, -1)), segment.steps(slice(-1, None))
+        actor_state = actor_critic.burn_in(cache.reconstructions(before), before.mask)
+        start = dynamics.start_from_tokens(cache.tokens(last)[:, 0])
         trajectory = rollout(
             lambda state, action: dynamics.step(state, action, generator=generator),
             act,
@@ -64,7 +66,7 @@ def actor_critic_loss(
             actor_state,
             horizon=horizon,
         )
-        return policy.actor_critic.loss(
+        return actor_critic.loss(
             trajectory, actor_state, discount=discount, lambda_=lambda_, entropy_weight=entropy_weight
         )
 

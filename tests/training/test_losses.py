@@ -1,13 +1,14 @@
 import torch
 from torch import nn
 
+from iris_gym.functional import stored_frames, unit_frames
 from iris_gym.imagination.dynamics import Dynamics
-from iris_gym.imagination.policy import Policy
 from iris_gym.models.actor_critic import ActorCritic
 from iris_gym.models.tokenizer import Tokenizer
 from iris_gym.models.world_model import WorldModel
 from iris_gym.nn.convnet import strided_decoder, strided_encoder
 from iris_gym.nn.quantizer import EMAQuantizer
+from iris_gym.training.frame_cache import FrameCache
 from iris_gym.training.losses import actor_critic_loss, autoencoder_loss, world_model_loss
 from iris_gym.types import Segment
 
@@ -40,8 +41,9 @@ def dream_loss(tokenizer, world_model, actor_critic, data: Segment, **changes):
     """The actor-critic's loss, always with the same random numbers."""
     arguments = {"horizon": HORIZON, "discount": 0.9, "lambda_": 0.9, "entropy_weight": 0.01}
     loss = actor_critic_loss(
+        FrameCache(tokenizer),
         Dynamics(tokenizer, world_model),
-        Policy(tokenizer, actor_critic),
+        actor_critic,
         generator=torch.Generator().manual_seed(3),
         **(arguments | changes),
     )
@@ -72,7 +74,7 @@ def test_the_autoencoder_learns_from_single_frames_in_unit_scale():
 def test_the_world_model_learns_from_tokens_and_nothing_flows_into_the_tokenizer():
     tokenizer, world_model, actor_critic = models()
     data = segment(4)
-    loss, _ = world_model_loss(tokenizer, world_model)(data)
+    loss, _ = world_model_loss(FrameCache(tokenizer), world_model)(data)
     tokens = tokenizer.encode(data.frames.float() / 255)
     assert loss.item() == world_model.loss(tokens, data.actions, data.rewards, data.ends, data.mask)[0].item()
     loss.backward()
@@ -84,7 +86,7 @@ def test_the_world_model_learns_from_tokens_and_nothing_flows_into_the_tokenizer
 def test_learning_the_world_model_does_not_move_the_codebook():
     tokenizer, world_model, _ = models()
     before = tokenizer.quantizer.codebook.clone()
-    world_model_loss(tokenizer, world_model)(segment(4))
+    world_model_loss(FrameCache(tokenizer), world_model)(segment(4))
     assert torch.equal(tokenizer.quantizer.codebook, before)
 
 
@@ -106,7 +108,8 @@ def test_the_dream_starts_at_the_reconstruction_of_the_last_frame_behind_the_bur
     assert trajectory.frames.shape == (2, HORIZON, 3, 64, 64)
     reconstructions = tokenizer.reconstruct(data.frames.float() / 255)
     assert torch.equal(trajectory.frames[:, 0], reconstructions[:, -1])
-    torch.testing.assert_close(state, actor_critic.burn_in(reconstructions[:, :-1], data.mask[:, :-1]))
+    kept = unit_frames(stored_frames(reconstructions[:, :-1]))
+    torch.testing.assert_close(state, actor_critic.burn_in(kept, data.mask[:, :-1]))
     assert not trajectory.frames.requires_grad
 
 

@@ -1,0 +1,100 @@
+"""What the tokenizer makes of stored frames, computed once."""
+
+from collections.abc import Callable
+from itertools import chain
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from iris_gym.functional import stored_frames, unit_frames
+from iris_gym.models.tokenizer import Tokenizer
+from iris_gym.types import Segment
+
+
+class FrameCache:
+    """Tokens and reconstructions of the replay's frames, for as long as the tokenizer stays as it is.
+
+    The world model and the actor-critic learn while the tokenizer is frozen, so each frame is encoded and decoded at
+    most once between two of its updates, when it is first asked for. Reconstructions are kept as uint8, as the frames
+    themselves are. Segments that are not from a replay are computed anew each time.
+    """
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self.tokenizer = tokenizer
+        self._tokens, self._pictures = _Column(), _Column()
+        self._version = -1
+
+    @torch.no_grad()
+    def tokens(self, segment: Segment) -> Tensor:
+        """The tokens (B, L, K) int64 of a segment; of any frame where it is padded."""
+
+        def encode(places: Tensor) -> Tensor:
+            return self.tokenizer.encode(unit_frames(segment.frames.flatten(0, 1)[places]))
+
+        if segment.rows is None:
+            return self.tokenizer.encode(unit_frames(segment.frames))
+        self._forget_if_changed()
+        return self._tokens.look_up(segment.rows, encode, segment.frames.device)
+
+    @torch.no_grad()
+    def reconstructions(self, segment: Segment) -> Tensor:
+        """The reconstructions (B, L, 3, 64, 64) in [0, 1], rounded to 256 levels; of any frame where it is padded."""
+        tokens = self.tokens(segment)
+
+        def decode(places: Tensor) -> Tensor:
+            return stored_frames(self.tokenizer.decode(tokens.flatten(0, 1)[places]))
+
+        if segment.rows is None:
+            return unit_frames(stored_frames(self.tokenizer.decode(tokens)))
+        return unit_frames(self._pictures.look_up(segment.rows, decode, segment.frames.device))
+
+    def _forget_if_changed(self) -> None:
+        """Torch counts how often a tensor was written to; whatever wrote to the tokenizer, its outputs are stale."""
+        version = sum(tensor._version for tensor in chain(self.tokenizer.parameters(), self.tokenizer.buffers()))
+        if version != self._version:
+            self._tokens.forget()
+            self._pictures.forget()
+            self._version = version
+
+
+class _Column:
+    """A value for each row of a replay, on the device, and on the host which of them are known."""
+
+    def __init__(self) -> None:
+        self._known = np.zeros(0, dtype=bool)
+        self._values: Tensor | None = None  # (rows, …)
+
+    def forget(self) -> None:
+        self._known[:] = False
+
+    def look_up(self, rows: NDArray[np.int64], compute: Callable[[Tensor], Tensor], device: torch.device) -> Tensor:
+        """The values (B, L, …) of `rows` (B, L), any where a row is -1.
+
+        `compute` gives those that are new, of places (M,) int64 among the B · L. Nothing is asked of the device.
+        """
+        distinct, places = np.unique(rows, return_index=True)
+        real = distinct >= 0
+        self._grow(int(distinct[-1]) + 1 if len(distinct) else 0)
+        new = real & ~self._known[distinct]
+        if new.any() or self._values is None:
+            values = compute(torch.from_numpy(places[new]).to(device))
+            self._store(distinct[new], values)
+        assert self._values is not None
+        return self._values[torch.from_numpy(rows.clip(0)).to(device)]
+
+    def _grow(self, rows: int) -> None:
+        if rows > len(self._known):
+            self._known = np.concatenate(
+                (self._known, np.zeros(max(rows, 2 * len(self._known)) - len(self._known), bool))
+            )
+
+    def _store(self, rows: NDArray[np.int64], values: Tensor) -> None:
+        if self._values is None or len(self._values) < len(self._known):
+            grown = values.new_zeros(max(len(self._known), 1), *values.shape[1:])
+            if self._values is not None:
+                grown[: len(self._values)] = self._values
+            self._values = grown
+        self._values[torch.from_numpy(rows).to(values.device)] = values
+        self._known[rows] = True

@@ -1,0 +1,114 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from iris_gym import IRISConfig, build_models
+from iris_gym.assembly import build_learners
+from iris_gym.data.replay import Replay
+from iris_gym.functional import stored_frames, unit_frames
+from iris_gym.training.frame_cache import FrameCache
+from iris_gym.training.randomness import RandomStreams
+
+
+class CountingTokenizer(torch.nn.Module):
+    """Frames to 16 tokens and back by their first pixels; counts the frames it was given."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.ones(()))
+        self.encoded, self.decoded = 0, 0
+
+    def encode(self, frames):
+        self.encoded += frames[..., 0, 0, 0].numel()
+        return (255 * frames[..., 0, 0, :16]).round().long()
+
+    def decode(self, tokens):
+        self.decoded += tokens[..., 0].numel()
+        return (tokens / 256)[..., None, None, :].expand(*tokens.shape[:-1], 3, 64, 16).repeat_interleave(4, -1)
+
+
+@pytest.fixture
+def replay():
+    """Three episodes of 3, 5 and 7 random frames."""
+    source = np.random.default_rng(0)
+    with Replay(None) as replay:
+        for length in (3, 5, 7):
+            for step in range(length):
+                replay.append(source.integers(256, size=(3, 64, 64), dtype=np.uint8), 0, 0.0, step == length - 1, False)
+        yield replay
+
+
+def sample(replay, length=4, align="start", seed=0, batch=6):
+    return replay.sample_segments(batch, length, generator=np.random.default_rng(seed), align=align)
+
+
+def test_each_frame_is_encoded_and_decoded_once(replay):
+    tokenizer = CountingTokenizer()
+    cache = FrameCache(tokenizer)
+    for seed in range(20):
+        cache.tokens(sample(replay, seed=seed))
+        cache.reconstructions(sample(replay, seed=seed, align="end"))
+    assert tokenizer.encoded == tokenizer.decoded == len(replay)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    lengths=st.lists(st.integers(1, 9), min_size=1, max_size=5),
+    requests=st.lists(st.tuples(st.integers(1, 8), st.sampled_from(["start", "end"]), st.booleans()), max_size=6),
+)
+def test_what_is_cached_is_what_would_be_computed(lengths, requests):
+    source = np.random.default_rng(1)
+    tokenizer = build_models(IRISConfig.tiny(), 3, "cpu").tokenizer
+    cache = FrameCache(tokenizer)
+    with Replay(None) as replay, torch.no_grad():
+        for length in lengths:
+            for step in range(length):
+                replay.append(source.integers(256, size=(3, 64, 64), dtype=np.uint8), 0, 0.0, step == length - 1, False)
+            for seed, (width, align, pictures) in enumerate(requests):
+                segment = sample(replay, width, align, seed, batch=3)
+                expected = tokenizer.encode(unit_frames(segment.frames))
+                assert torch.equal(cache.tokens(segment)[segment.mask], expected[segment.mask])
+                if pictures:
+                    drawn = unit_frames(stored_frames(tokenizer.decode(expected)))
+                    difference = (cache.reconstructions(segment) - drawn)[segment.mask].abs().max()
+                    assert difference <= 1 / 255 + 1e-6, "one level at most, where a batch of another size rounds apart"
+
+
+def test_it_forgets_when_anything_writes_to_the_tokenizer(replay):
+    tokenizer = build_models(IRISConfig.tiny(), 3, "cpu").tokenizer
+    cache, segment = FrameCache(tokenizer), sample(replay)
+    for change in (
+        lambda: torch.optim.Adam(tokenizer.parameters(), 0.1),
+        lambda: tokenizer.quantizer.codebook.copy_(tokenizer.quantizer.codebook.flip(0)),
+        lambda: tokenizer.load_state_dict({name: value * 1.5 for name, value in tokenizer.state_dict().items()}),
+    ):
+        cache.tokens(segment)
+        optimizer = change()
+        if isinstance(optimizer, torch.optim.Optimizer):
+            tokenizer.loss(unit_frames(segment.frames[:, 0]))[0].backward()
+            optimizer.step()
+        with torch.no_grad():
+            expected = tokenizer.encode(unit_frames(segment.frames))
+        assert torch.equal(cache.tokens(segment)[segment.mask], expected[segment.mask])
+
+
+def test_segments_from_elsewhere_are_computed_anew(replay):
+    tokenizer = CountingTokenizer()
+    cache, segment = FrameCache(tokenizer), sample(replay)
+    elsewhere = type(segment)(segment.frames, segment.actions, segment.rewards, segment.ends, segment.mask)
+    for _ in range(2):
+        assert torch.equal(cache.tokens(elsewhere)[segment.mask], cache.tokens(segment)[segment.mask])
+    assert tokenizer.encoded == 2 * 24 + len(np.unique(segment.rows[segment.rows >= 0]))
+
+
+@pytest.mark.parametrize("index", [1, 2], ids=["world model", "actor-critic"])
+def test_the_loss_with_a_warm_cache_is_the_one_with_a_cold_cache(index, replay):
+    config, streams = IRISConfig.tiny(), RandomStreams(0, torch.device("cpu"))
+    learner = build_learners(config, build_models(config, 3, "cpu"), streams)[index]
+    segment = sample(replay, learner.plan.segment_length, learner.plan.align, batch=4)
+    before = streams.imagining.get_state()
+    cold = learner.loss(segment)[0].item()
+    streams.imagining.set_state(before)
+    assert learner.loss(segment)[0].item() == cold
