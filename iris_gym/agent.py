@@ -492,6 +492,8 @@ class IRISAgent(HubAgent, PublishedAgent, BaseAlgorithm):
     def _restore(self, snapshot: Snapshot) -> None:
         checkpoint.load_modules(self.models.by_name(), snapshot.weights, "the saved agent")
         restore_training(snapshot, self.trainer, self.streams)
+        if not len(self.replay):  # a saved file has none, and the epoch cannot be ended without its steps
+            self.trainer.begin_epoch_anew()
         self.num_timesteps = snapshot.state["num_timesteps"]
 
 

@@ -26,7 +26,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from iris_gym import IRISAgent, IRISConfig, UsageError, make_env
-from iris_gym.training.trainer import EpochEnded, StepTaken, UpdateDone
+from iris_gym.training.trainer import EpochEnded, Position, StepTaken, UpdateDone
 
 GAME_LENGTH = 7
 OTHER_LAYOUTS = {"channels last": (40, 48, 3), "channels first": (3, 40, 48), "grey": (40, 48, 1)}
@@ -256,6 +256,16 @@ def test_stop_training_on_reward_threshold(tmp_path):
     assert agent.num_timesteps == 10
     assert evaluation.last_mean_reward == 28
     assert_same_weights(IRISAgent.load(tmp_path / "best_model.zip", device="cpu"), agent)
+
+
+def test_what_is_saved_at_the_end_of_a_collection_learns_on_without_its_replay(tmp_path):
+    new_agent().learn(60, CheckpointCallback(20, str(tmp_path)))
+    for steps in (20, 40, 60):
+        loaded = IRISAgent.load(tmp_path / f"rl_model_{steps}_steps.zip", env=Corridor(), device="cpu")
+        quiet_learn(loaded, 20, reset_num_timesteps=False)
+        assert loaded.num_timesteps == steps + 20
+        assert loaded.trainer.position == Position(steps // 20 + 1)
+        assert loaded.trainer.learners[0].updates == 3 * (steps // 20)
 
 
 def test_checkpoint_callback_saves_what_load_reads(tmp_path):

@@ -137,6 +137,11 @@ class Trainer:
         for learner in self.learners:
             learner.updates = state["updates"][learner.name]
 
+    def begin_epoch_anew(self) -> None:
+        """Collect and learn the running epoch from its start, where what it had collected is not at hand."""
+        self.position = Position(self.position.epoch)
+        self.metrics = MeanMetrics()
+
     def _finished(self, target: int) -> bool:
         if self.position.phase > 0 or self.position.done > 0:
             return False
