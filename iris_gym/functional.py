@@ -60,6 +60,16 @@ def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
     return (values * mask).sum() / mask.sum()
 
 
+def count_tokens(tokens: Tensor, vocab_size: int, mask: Tensor | None = None) -> Tensor:
+    """How often each of `vocab_size` tokens is among `tokens` (...), where `mask` (...) is True: (V,) float32.
+
+    `torch.bincount` would wait for the device to learn the largest of them.
+    """
+    weights = torch.ones_like(tokens, dtype=torch.float32) if mask is None else mask.float()
+    counts = torch.zeros(vocab_size, device=tokens.device)
+    return counts.index_add_(0, tokens.flatten(), weights.flatten())
+
+
 def codebook_usage(token_counts: Tensor) -> tuple[Tensor, Tensor]:
     """Perplexity of the code distribution and number of codes used, from counts (V,) of each code."""
     probabilities = token_counts / token_counts.sum()

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from iris_gym.functional import (
     codebook_usage,
+    count_tokens,
     lambda_returns,
     masked_cross_entropy,
     masked_mean,
@@ -173,6 +174,13 @@ def test_masked_mean():
 
 
 # Codebook usage
+
+
+def test_tokens_are_counted_where_the_mask_says():
+    tokens = torch.tensor([[0, 2, 2], [3, 2, 0]])
+    assert count_tokens(tokens, 5).tolist() == [2, 0, 3, 1, 0]
+    mask = torch.tensor([[True, True, False], [False, True, True]])
+    assert count_tokens(tokens, 5, mask).tolist() == [2, 0, 2, 0, 0]
 
 
 def test_codebook_usage_of_uniform_single_and_uneven_counts():

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from iris_gym.functional import count_tokens
 from iris_gym.nn.quantizer import Quantizer
 from iris_gym.types import FRAME_SHAPE
 
@@ -81,7 +82,7 @@ class Tokenizer(nn.Module):
         metrics |= {
             "loss": loss.detach(),
             "reconstruction_loss": difference.detach().square().mean() / 4,
-            "token_counts": torch.bincount(quantization.tokens, minlength=self.quantizer.vocab_size).float(),
+            "token_counts": count_tokens(quantization.tokens, self.quantizer.vocab_size),
         }
         return loss, metrics
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from iris_gym.functional import masked_cross_entropy, masked_mean
+from iris_gym.functional import count_tokens, masked_cross_entropy, masked_mean
 from iris_gym.nn.transformer import KeyValueCache, Transformer
 
 REWARD_CLASSES = 3
@@ -200,5 +200,5 @@ def _initialise(module: nn.Module) -> None:
 
 def _commonest_share(targets: Tensor, mask: Tensor, vocab_size: int) -> Tensor:
     """The accuracy of always guessing the batch's commonest token, the floor that `token_accuracy` has to beat."""
-    counts = torch.zeros(vocab_size, device=targets.device).index_add_(0, targets.flatten(), mask.flatten().float())
+    counts = count_tokens(targets, vocab_size, mask)
     return counts.max() / counts.sum()

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from iris_gym.functional import count_tokens
+
 
 @dataclass(frozen=True, slots=True)
 class Quantization:
@@ -113,7 +115,7 @@ class EMAQuantizer(Quantizer):
     @torch.no_grad()
     def _follow(self, outputs: Tensor, tokens: Tensor) -> None:
         outputs = outputs.float()
-        counts = torch.zeros_like(self.counts).index_add_(0, tokens, torch.ones_like(tokens, dtype=torch.float32))
+        counts = count_tokens(tokens, self.vocab_size)
         sums = torch.zeros_like(self.sums).index_add_(0, tokens, outputs)
         self.counts.lerp_(counts, 1 - self.decay)
         self.sums.lerp_(sums, 1 - self.decay)

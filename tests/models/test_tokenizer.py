@@ -2,6 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from iris_gym.models.tokenizer import Tokenizer, foreground
 from iris_gym.nn.convnet import strided_decoder, strided_encoder
@@ -213,3 +214,14 @@ def test_reconstructions_of_stored_tokens_are_those_computed_again():
         again = torch.stack([tokenizer.reconstruct(frames[[index]])[0] for index in range(6)])
         # Other batch sizes take other kernels; the difference is a fortieth of what a stored frame can tell.
         torch.testing.assert_close(tokenizer.decode(stored), again, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("quantizer", [EMAQuantizer, GradientQuantizer])
+def test_the_loss_asks_for_no_values(quantizer):
+    """Fake tensors have shapes alone; to ask one for its values raises, and on a GPU it would stall the host."""
+    with FakeTensorMode():
+        encoder, decoder = strided_encoder(8, 4, 6), strided_decoder(8, 4, 6)
+        tokenizer = Tokenizer(encoder, decoder, quantizer(9, 6), foreground_weight=0.5).train()
+        loss, metrics = tokenizer.loss(torch.zeros(2, 3, 64, 64))
+        loss.backward()
+    assert metrics["token_counts"].shape == (9,)
