@@ -29,7 +29,7 @@ from iris_gym.evaluation.scores import summary, write_scores
 from iris_gym.progress import TrainingDisplay
 from iris_gym.recording import Source, record
 from iris_gym.training.checkpoint import complete_checkpoints
-from iris_gym.training.run_folder import RunFolder
+from iris_gym.training.run_folder import RunFolder, check_writable
 from iris_gym.training.trainer import check_total_timesteps
 
 Preset = Literal["auto", "default", "paper", "small", "tiny"]
@@ -104,7 +104,10 @@ class Train:
         if changed:
             words = ", ".join(f"{name}={getattr(config, name)!r} (was {before[name]!r})" for name in changed)
             raise UsageError(f"a resumed run keeps its hyperparameters; these differ: {words}")
-        return IRISAgent.resume(run.path, device=self.device)
+        agent = IRISAgent.resume(run.path, device=self.device)
+        if self.seed not in (None, agent.seed):
+            raise UsageError(f"a resumed run keeps its seed={agent.seed}; seed={self.seed} is another")
+        return agent
 
 
 @dataclass
@@ -124,6 +127,8 @@ class Evaluate:
 
     def run(self, console: Console) -> int:
         agent = IRISAgent.load(self.run_, device=self.device)
+        path = RunFolder(self.run_).scores_file if self.run_.is_dir() else self.run_.with_suffix(".scores.json")
+        check_writable("run", path.parent)
         config = agent.config
         set_threads(None, config)
         temperature = config.eval_temperature if self.temperature is None else self.temperature
@@ -139,7 +144,6 @@ class Evaluate:
             "env_steps_trained": agent.trainer.env_steps,
         }
         result = summary(config.env, scores, protocol)
-        path = RunFolder(self.run_).scores_file if self.run_.is_dir() else self.run_.with_suffix(".scores.json")
         write_scores(path, result)
         _say(console, _score_line(result) + f"; written to {path}")
         return 0
@@ -294,8 +298,9 @@ def _base_config(arguments: Sequence[str]) -> IRISConfig:
     except argparse.ArgumentError:  # a value is missing, and tyro will say so
         return IRISConfig()
     if known.resume and RunFolder(_required_run_dir(known.run_dir)).exists:
-        return IRISConfig.load(RunFolder(known.run_dir).config_file)
-    base = preset(known.preset, choose_device(known.device).type)
+        base = IRISConfig.load(RunFolder(known.run_dir).config_file)
+    else:
+        base = preset(known.preset, choose_device(known.device).type)
     return base if known.config is None else base.replace(**read_mapping(known.config))
 
 

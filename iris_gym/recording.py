@@ -12,10 +12,11 @@ from iris_gym.assembly import checked_starts, draw_start_frames, warn_of_untrain
 from iris_gym.envs import frames_per_second, make_env
 from iris_gym.errors import UsageError
 from iris_gym.evaluation import video
+from iris_gym.evaluation.evaluate import check_play
 from iris_gym.evaluation.pictures import labelled_strip, save_png
 from iris_gym.evaluation.video import Recording
 from iris_gym.imagination.dynamics import Dynamics
-from iris_gym.training.run_folder import RunFolder
+from iris_gym.training.run_folder import RunFolder, check_writable
 
 Source = Literal["dream", "real", "side-by-side"]
 
@@ -60,11 +61,13 @@ def record(
     """
     _check(source, episodes, max_steps, scale)
     folder = _folder(agent, out)
+    check_writable("out", folder)
     if not isinstance(agent, IRISAgent):
         agent = IRISAgent.load(agent, device=device)
+    chosen = agent.config.eval_temperature if temperature is None else temperature
+    check_play(chosen, seed)
     if source != "real":
         warn_of_untrained({learner.name: learner.updates for learner in agent.trainer.learners})
-    chosen = agent.config.eval_temperature if temperature is None else temperature
     paths = []
     for index in range(episodes):
         path = folder / f"{source}_{index}.mp4"

@@ -228,6 +228,24 @@ def test_a_resumed_run_keeps_its_hyperparameters(cli, here):
     status, _, err = cli("train", "--run-dir", "run", "--resume", "--burn-in", 7, "--device", "cpu")
     assert status == 2
     assert "burn_in=7 (was 3)" in err
+    Path("c.yaml").write_text("burn_in: 8")
+    status, _, err = cli("train", "--run-dir", "run", "--resume", "--config", "c.yaml", "--device", "cpu")
+    assert status == 2
+    assert "burn_in=8 (was 3)" in err
+
+
+def test_a_resumed_run_keeps_its_seed(cli, here):
+    train(cli, "--total-timesteps", 5, "--run-dir", "run", "--seed", 3)
+    resumed = ("--total-timesteps", 6, "--run-dir", "run", "--resume")
+    assert_refused(train(cli, *resumed, "--seed", 4), "a resumed run keeps its seed=3; seed=4 is another")
+    assert train(cli, *resumed, "--seed", 3)[0] == 0
+
+
+def test_scores_that_cannot_be_written_are_not_played_for(cli, here, monkeypatch):
+    IRISAgent(ENV, IRISConfig.tiny(), seed=0, device="cpu").save("agent.zip")
+    monkeypatch.setattr("os.access", lambda path, mode: False)
+    monkeypatch.setattr(IRISAgent, "evaluate", None)
+    assert_refused(cli("evaluate", "--run", "agent.zip"), r"run='\.' cannot be written to")
 
 
 def test_a_saved_zip_is_evaluated_beside_itself(cli, here):
@@ -404,6 +422,7 @@ def test_the_folders_of_something_else_are_left_alone(flags, here, cli):
         (("--episodes", "0"), "episodes: 0"),
         (("--temperature", "-1"), "temperature: -1"),
         (("--seed", "-1"), "seed: -1"),
+        (("--seed", str(2**64)), "seed: 18446744073709551616 is too great"),
         (("--device", "cuda:99"), "device='cuda:99'"),
     ],
 )

@@ -59,6 +59,10 @@ def test_the_command_line(agent, capsys, name):
         (["--source", "sideways"], "--source"),
         (["--episodes", "0"], "episodes=0 is too few"),
         (["--max-steps", "0"], "max_steps=0 is too few"),
+        (["--temperature", "-1"], "temperature: -1"),
+        (["--temperature", "nan"], "temperature: nan"),
+        (["--seed", "-1"], "seed: -1"),
+        (["--out", "/dev/null/x"], "out='/dev/null/x' cannot be written to: '/dev/null' is no writable folder"),
     ],
 )
 def test_bad_flags_end_with_one_line(agent, capsys, flags, message):

@@ -70,10 +70,17 @@ def evaluate(
 def _check(episodes: int, temperature: float, seed: int) -> None:
     if episodes < 1:
         raise UsageError(f"episodes: {episodes} is too few; give 1 or more")
+    check_play(temperature, seed)
+
+
+def check_play(temperature: float, seed: int) -> None:
+    """Raise `UsageError` where nobody can act at this temperature, or no environment takes this seed."""
     if not 0 <= temperature < float("inf"):
         raise UsageError(f"temperature: {temperature} is not usable; give 0 for the likeliest action, or more")
     if seed < 0:
         raise UsageError(f"seed: {seed} is negative; environments take 0 or more")
+    if seed >= 2**32:
+        raise UsageError(f"seed: {seed} is too great; give one below 2**32")
 
 
 def _actor(policy: Policy, temperature: float, seed: int) -> Actor:

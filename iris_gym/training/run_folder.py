@@ -51,9 +51,7 @@ class RunFolder:
             raise UsageError(f"run_dir={str(self.path)!r} holds a run already; resume it, or choose another folder")
         if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
             raise UsageError(f"run_dir={str(self.path)!r} is in use by something else; choose a new folder")
-        nearest = next(parent for parent in (self.path, *self.path.absolute().parents) if parent.exists())
-        if not nearest.is_dir() or not os.access(nearest, os.W_OK):
-            raise UsageError(f"run_dir={str(self.path)!r} cannot be made: {str(nearest)!r} is no writable folder")
+        check_writable("run_dir", self.path)
 
     def check_run(self) -> None:
         """Raise `UsageError` unless this is a run folder."""
@@ -69,6 +67,13 @@ class RunFolder:
         for folder in (self.checkpoints, self.replay, self.logs, self.media):
             shutil.rmtree(folder, ignore_errors=True)
         self.config_file.unlink(missing_ok=True)
+
+
+def check_writable(name: str, folder: Path) -> None:
+    """Raise `UsageError`, which names the argument, where a folder neither takes files nor can be made."""
+    nearest = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+        raise UsageError(f"{name}={str(folder)!r} cannot be written to: {str(nearest)!r} is no writable folder")
 
 
 def read_snapshot(path: str | Path) -> Snapshot:
