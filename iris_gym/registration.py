@@ -73,5 +73,5 @@ def _read(checkpoint: str | Path) -> Snapshot:
             "since Gymnasium copies what it is given; agent.make_dream_env dreams with live networks"
         )
     path = Path(checkpoint)
-    is_hub_id = not path.exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", str(checkpoint)) and not path.suffix
+    is_hub_id = not path.exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", str(checkpoint)) and path.suffix != ".zip"
     return read_shared(checkpoint) if is_shared(path) or is_hub_id else read_snapshot(path)

@@ -13,7 +13,7 @@ from gymnasium.vector import AutoresetMode
 from gymnasium.wrappers.vector import RecordVideo
 from stable_baselines3.common.env_checker import check_env as sb3_check
 
-from iris_gym import IRISAgent, IRISConfig, UsageError
+from iris_gym import IRISAgent, IRISConfig, UsageError, registration
 from iris_gym.training.run_folder import read_snapshot
 
 ID = "IrisGym/Dream-v0"
@@ -109,6 +109,15 @@ def test_making_a_dream_leaves_torchs_random_state_alone(folder):
 def test_a_checkpoint_that_is_not_there(checkpoint):
     with pytest.raises(UsageError, match="nowhere"):
         gym.make(ID, checkpoint=checkpoint)
+
+
+def test_a_name_with_a_dot_is_looked_for_on_the_hub(monkeypatch):
+    asked = []
+    monkeypatch.setattr(registration, "read_shared", lambda name: asked.append(name) or read_snapshot("nowhere"))
+    for checkpoint in ("me/pong-v1.5", "me/pong.zip"):
+        with pytest.raises(UsageError):
+            gym.make(ID, checkpoint=checkpoint)
+    assert asked == ["me/pong-v1.5"]
 
 
 def test_live_networks_are_refused(agent):
