@@ -76,7 +76,7 @@ class _Column:
         """
         distinct, places = np.unique(rows, return_index=True)
         real = distinct >= 0
-        self._grow(int(distinct[-1]) + 1 if len(distinct) else 0)
+        self._grow(max(int(distinct[-1]) + 1, 1) if len(distinct) else 0)  # even where all is padded
         new = real & ~self._known[distinct]
         if new.any() or self._values is None:
             values = compute(torch.from_numpy(places[new]).to(device))

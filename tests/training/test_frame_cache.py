@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -92,6 +94,16 @@ def test_it_forgets_when_anything_writes_to_the_tokenizer(replay):
         with torch.no_grad():
             expected = tokenizer.encode(unit_frames(segment.frames))
         assert torch.equal(cache.tokens(segment)[segment.mask], expected[segment.mask])
+
+
+def test_where_all_is_padded_there_is_nothing_to_compute(replay):
+    """As before the first step of an episode, where every episode has one step."""
+    tokenizer = CountingTokenizer()
+    cache, segment = FrameCache(tokenizer), sample(replay)
+    padded = dataclasses.replace(segment, rows=np.full_like(segment.rows, -1))
+    assert cache.reconstructions(padded).shape == padded.frames.shape
+    assert tokenizer.encoded == tokenizer.decoded == 0
+    assert torch.equal(cache.tokens(segment)[segment.mask], tokenizer.encode(unit_frames(segment.frames))[segment.mask])
 
 
 def test_segments_from_elsewhere_are_computed_anew(replay):
