@@ -5,6 +5,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 from gymnasium.vector import AutoresetMode
+from torch import Tensor
 
 from iris_gym.dream.inputs import ObsType, StartFrames
 from iris_gym.dream.vector_env import RENDER_FPS, DreamSnapshot, DreamVectorEnv
@@ -59,7 +60,7 @@ class DreamEnv(gym.Env):
         super().reset(seed=seed)
         options = dict(options or {})
         frames = options.get("initial_frames")
-        if frames is not None and np.ndim(frames) == 3:
+        if isinstance(frames, np.ndarray | Tensor) and frames.ndim == 3:
             options["initial_frames"] = frames[None]
         observations, _ = self._row.reset(seed=seed, options=options)
         return observations[0], {}

@@ -60,6 +60,8 @@ def test_it_starts_where_it_is_told(env, some_frames):
     images = some_frames(1, seed=9).numpy()
     one, _ = env.reset(options={"initial_frames": images})
     other, _ = env.reset(options={"initial_frames": images[0]})
+    with pytest.raises(ValueError, match="initial_frames"):
+        env.reset(options={"initial_frames": images[0].tolist()})
     assert np.array_equal(one, other)
 
 
