@@ -1,13 +1,21 @@
 """Pure functions on tensors: returns, losses, sampling."""
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 
 def unit_frames(frames: Tensor) -> Tensor:
     """Stored frames (..., 3, 64, 64) uint8 as float32 in [0, 1], as modules exchange them."""
     return frames.float() / 255
+
+
+def on_device(values: NDArray[np.generic], device: torch.device) -> Tensor:
+    """A copy of an array on the device; from pinned memory, so that nobody waits for a GPU to have caught up."""
+    tensor = torch.from_numpy(values.copy())
+    return (tensor.pin_memory() if device.type == "cuda" else tensor).to(device, non_blocking=True)
 
 
 def stored_frames(frames: Tensor) -> Tensor:

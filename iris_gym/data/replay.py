@@ -24,10 +24,10 @@ from typing import Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from iris_gym.data.episode import Episode
 from iris_gym.errors import UsageError
+from iris_gym.functional import on_device
 from iris_gym.types import FRAME_SHAPE, Segment
 
 FORMAT_VERSION = 1
@@ -224,18 +224,12 @@ class Replay:
         steps[~mask] = np.zeros((), STEP)
         return Segment(
             frames=frames.to(self._device, non_blocking=True),
-            actions=self._to_device(steps["action"]),
-            rewards=self._to_device(steps["reward"]),
-            ends=self._to_device(steps["terminated"]),
-            mask=self._to_device(mask),
+            actions=on_device(steps["action"], self._device),
+            rewards=on_device(steps["reward"], self._device),
+            ends=on_device(steps["terminated"], self._device),
+            mask=on_device(mask, self._device),
             rows=np.where(mask, rows, -1),
         )
-
-    def _to_device(self, values: NDArray[np.generic]) -> Tensor:
-        """A copy of `values` on the device; from pinned memory, so that nobody waits for a GPU to have caught up."""
-        tensor = torch.from_numpy(values.copy())
-        pinned = tensor.pin_memory() if self._device.type == "cuda" else tensor
-        return pinned.to(self._device, non_blocking=True)
 
 
 def _counted_rows(folder: Path, wanted: int | None) -> int:

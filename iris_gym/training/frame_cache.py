@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from iris_gym.functional import stored_frames, unit_frames
+from iris_gym.functional import on_device, stored_frames, unit_frames
 from iris_gym.models.tokenizer import Tokenizer
 from iris_gym.types import Segment
 
@@ -79,22 +79,22 @@ class _Column:
         self._grow(max(int(distinct[-1]) + 1, 1) if len(distinct) else 0)  # even where all is padded
         new = real & ~self._known[distinct]
         if new.any() or self._values is None:
-            values = compute(torch.from_numpy(places[new]).to(device))
+            values = compute(on_device(places[new], device))
             self._store(distinct[new], values)
         assert self._values is not None
-        return self._values[torch.from_numpy(rows.clip(0)).to(device)]
+        return self._values[on_device(rows.clip(0), device)]
 
     def _grow(self, rows: int) -> None:
+        """Make room for `rows`, and for a quarter more than there was, so that growing stays cheap."""
         if rows > len(self._known):
-            self._known = np.concatenate(
-                (self._known, np.zeros(max(rows, 2 * len(self._known)) - len(self._known), bool))
-            )
+            more = max(rows, len(self._known) * 5 // 4) - len(self._known)
+            self._known = np.concatenate((self._known, np.zeros(more, dtype=bool)))
 
     def _store(self, rows: NDArray[np.int64], values: Tensor) -> None:
         if self._values is None or len(self._values) < len(self._known):
-            grown = values.new_zeros(max(len(self._known), 1), *values.shape[1:])
+            grown = values.new_empty(max(len(self._known), 1), *values.shape[1:])
             if self._values is not None:
                 grown[: len(self._values)] = self._values
             self._values = grown
-        self._values[torch.from_numpy(rows).to(values.device)] = values
+        self._values[on_device(rows, values.device)] = values
         self._known[rows] = True
