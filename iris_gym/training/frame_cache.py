@@ -92,7 +92,8 @@ class _Column:
 
     def _store(self, rows: NDArray[np.int64], values: Tensor) -> None:
         if self._values is None or len(self._values) < len(self._known):
-            grown = values.new_empty(max(len(self._known), 1), *values.shape[1:])
+            # Zeros, for a padded place looks up row 0, known or not, and what it finds has to be a token.
+            grown = values.new_zeros(max(len(self._known), 1), *values.shape[1:])
             if self._values is not None:
                 grown[: len(self._values)] = self._values
             self._values = grown
