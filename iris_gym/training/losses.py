@@ -11,7 +11,7 @@ from iris_gym.imagination.policy import Policy
 from iris_gym.imagination.rollout import rollout
 from iris_gym.models.tokenizer import Tokenizer
 from iris_gym.models.world_model import WorldModel
-from iris_gym.types import RecurrentState, Segment
+from iris_gym.types import RecurrentState, Segment, Trajectory
 
 Loss = Callable[[Segment], tuple[Tensor, dict[str, Tensor]]]
 """segment → (scalar to minimise, detached metrics)."""
@@ -49,23 +49,37 @@ def actor_critic_loss(
 ) -> Loss:
     """Act in the dream that starts at the last frame of segments that pad left; the frames before burn in the LSTM."""
 
-    def act(frame: Tensor, state: RecurrentState) -> tuple[Tensor, RecurrentState]:
-        logits, state = policy.actor_critic.act(frame, state)
-        return sample_categorical(logits, generator=generator), state
-
     def loss(segment: Segment) -> tuple[Tensor, dict[str, Tensor]]:
         actor_state = policy.burn_in(segment.frames[:, :-1], segment.mask[:, :-1])
-        start = dynamics.start(unit_frames(segment.frames[:, -1]))
-        trajectory = rollout(
-            lambda state, action: dynamics.step(state, action, generator=generator),
-            act,
-            start,
-            dynamics.decode(start),
-            actor_state,
-            horizon=horizon,
-        )
+        trajectory = imagine(dynamics, policy, segment.frames[:, -1], actor_state, horizon=horizon, generator=generator)
         return policy.actor_critic.loss(
             trajectory, actor_state, discount=discount, lambda_=lambda_, entropy_weight=entropy_weight
         )
 
     return loss
+
+
+def imagine(
+    dynamics: Dynamics,
+    policy: Policy,
+    frames: Tensor,
+    actor_state: RecurrentState,
+    *,
+    horizon: int,
+    generator: torch.Generator,
+) -> Trajectory:
+    """Let the policy act in dreams that start at stored frames (B, 3, 64, 64) uint8; see `rollout`."""
+
+    def act(frame: Tensor, state: RecurrentState) -> tuple[Tensor, RecurrentState]:
+        logits, state = policy.actor_critic.act(frame, state)
+        return sample_categorical(logits, generator=generator), state
+
+    start = dynamics.start(unit_frames(frames))
+    return rollout(
+        lambda state, action: dynamics.step(state, action, generator=generator),
+        act,
+        start,
+        dynamics.decode(start),
+        actor_state,
+        horizon=horizon,
+    )
