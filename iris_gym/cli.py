@@ -1,4 +1,4 @@
-"""The command line: `iris-gym train`, `evaluate`, `record` and `import`."""
+"""The command line: `iris-gym train`, `evaluate`, `record`, `bench` and `import`."""
 
 import argparse
 import contextlib
@@ -23,7 +23,9 @@ from tqdm import tqdm
 
 from iris_gym.agent import IRISAgent
 from iris_gym.assembly import choose_device
-from iris_gym.config import IRISConfig, preset, read_mapping
+from iris_gym.benchmark import PHASES, PhaseName, benchmark
+from iris_gym.benchmark_table import read_result, remarks, table, write_result
+from iris_gym.config import IRISConfig, preset, preset_name, read_mapping
 from iris_gym.errors import UsageError
 from iris_gym.evaluation.scores import summary, write_scores
 from iris_gym.progress import TrainingDisplay
@@ -208,6 +210,55 @@ class Record:
         return 0
 
 
+@dataclass
+class Bench:
+    """Measure how fast every phase of a run is on this machine, and project how long a full run takes.
+
+    Networks have learned nothing. Every hyperparameter is a flag, as of train.
+    """
+
+    hyperparameters: Annotated[IRISConfig, tyro.conf.arg(name="")]
+    preset: Preset = "auto"
+    """Where the hyperparameters start from; auto is default on a GPU and small elsewhere."""
+    config: Path | None = None
+    """A JSON or YAML file with any of the hyperparameters."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N."""
+    json: Path | None = None
+    """A file to write all figures to."""
+    batch: int | None = None
+    """Rows of every phase but collect, instead of the preset's; no full run is projected then."""
+    only: tuple[PhaseName, ...] = ()
+    """Phases to measure; without it all."""
+    compare: Path | None = None
+    """A file that --json wrote; shows how many times as fast this is."""
+    repeats: int = 5
+    """Timings of each phase, after one to warm up."""
+    threads: int | None = None
+    """CPU threads; None: as of train."""
+
+    def run(self, console: Console) -> int:
+        other = read_result(self.compare) if self.compare else None
+        set_threads(self.threads, self.hyperparameters)
+        with tqdm(total=len(self.only or PHASES), unit="phase", file=sys.stderr, disable=None) as bar:
+            result = benchmark(
+                self.hyperparameters,
+                preset=preset_name(self.preset, choose_device(self.device).type),
+                device=self.device,
+                only=self.only,
+                batch=self.batch,
+                repeats=self.repeats,
+                on_phase=lambda _: bar.update(),
+            )
+        console.print(table(result, other))
+        for remark in remarks(result, other):
+            _say(console, remark)
+        if self.json:
+            write_result(self.json, result)
+            _say(console, f"written to {self.json}")
+        return 0
+
+
 class StopSignals:
     """Notes SIGINT and SIGTERM, so that a run can stop between two updates; the second one acts at once."""
 
@@ -252,12 +303,14 @@ def default_run_dir(env_id: str) -> Path:
     return Path("runs") / env_id.replace("/", "-").replace(":", "-") / time.strftime("%Y-%m-%d_%H-%M-%S")
 
 
-def parse(arguments: Sequence[str]) -> Train | Evaluate | Record | Import:
-    """Read the command line. The defaults of `train`'s flags are the preset's, the file's or the resumed run's."""
+def parse(arguments: Sequence[str]) -> Train | Evaluate | Record | Bench | Import:
+    """Read the command line. Flags of hyperparameters default to the preset's, the file's or the resumed run's."""
+    base = _base_config(arguments)
     commands = Annotated[
-        Annotated[Train, tyro.conf.subcommand("train", default=Train(_base_config(arguments)))]
+        Annotated[Train, tyro.conf.subcommand("train", default=Train(base))]
         | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
         | Annotated[Record, tyro.conf.subcommand("record")]
+        | Annotated[Bench, tyro.conf.subcommand("bench", default=Bench(base))]
         | Annotated[Import, tyro.conf.subcommand("import")],
         None,
     ]

@@ -351,11 +351,15 @@ PRESETS: dict[str, dict[str, Any]] = {"default": {}, "paper": PAPER, "small": SM
 
 def preset(name: str, device_type: str = "cpu") -> IRISConfig:
     """The config of a preset; `auto` is default on a GPU and small elsewhere."""
-    if name == "auto":
-        name = "default" if device_type == "cuda" else "small"
+    name = preset_name(name, device_type)
     if name not in PRESETS:
         raise UsageError(f"preset={name!r} is unknown; choose one of auto, {', '.join(PRESETS)}")
     return IRISConfig(**PRESETS[name])
+
+
+def preset_name(name: str, device_type: str = "cpu") -> str:
+    """What `auto` stands for; any other name as it is."""
+    return ("default" if device_type == "cuda" else "small") if name == "auto" else name
 
 
 def read_mapping(path: str | Path) -> dict[str, Any]:

@@ -8,6 +8,9 @@ M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
 NEVER = 2**31 - 1
 TOP_PAD = 64 * 2**20
 
+allocator = "default"
+"""What `tune_allocator` has made of the process's allocator: default or tuned. For whoever reports figures."""
+
 
 def prepare_process() -> None:
     """Let torch run well on a CPU. To be called before torch is imported: OpenMP reads its settings once."""
@@ -31,8 +34,11 @@ def tune_allocator() -> bool:
     By default every large tensor is mapped anew and its pages fault one by one, which can double the time of a
     training step.
     """
+    global allocator
     if platform.libc_ver()[0] != "glibc":
         return False
     mallopt = ctypes.CDLL(None).mallopt
     settings = {M_MMAP_MAX: 0, M_TRIM_THRESHOLD: NEVER, M_TOP_PAD: TOP_PAD}
-    return all(mallopt(option, value) for option, value in settings.items())
+    taken = all(mallopt(option, value) for option, value in settings.items())
+    allocator = "tuned" if taken else allocator
+    return taken

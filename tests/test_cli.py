@@ -456,3 +456,33 @@ def test_small_networks_take_one_thread(threads, width, chosen, monkeypatch):
     monkeypatch.setattr(cli_module.torch, "set_num_threads", asked.append)
     cli_module.set_threads(threads, IRISConfig(transformer_embed_dim=width))
     assert asked == chosen
+
+
+def test_bench_measures_a_game_and_compares_itself_with_itself(here, cli):
+    flags = ("--preset", "tiny", "--device", "cpu", "--repeats", 1)
+    status, out, _ = cli("bench", *flags, "--json", "bench.json")
+    assert status == 0
+    result = json.loads(Path("bench.json").read_text())
+    assert (result["preset"], result["device"], result["config"]["env"]) == ("tiny", "cpu", "ALE/Pong-v5")
+    assert all(name in out for name in result["phases"])
+    status, out, _ = cli("bench", *flags, "--only", "act", "--lstm-dim", 16, "--compare", "bench.json")
+    assert status == 0
+    assert "× other" in out
+    assert "the other result differs from this one in config" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--only", "colect"), "colect"),
+        (("--repeats", "0"), "repeats=0 must be greater than 0"),
+        (("--batch", "0"), "batch=0"),
+        (("--threads", "0"), "threads=0"),
+        (("--compare", "none.json"), "compare='none.json' cannot be read"),
+        (("--vocab-size", "1"), "vocab_size=1"),
+        (("--env", "ALE/Pongg-v5"), "did you mean ALE/Pong-v5"),
+    ],
+)
+def test_bad_benchmarks_are_one_line_and_leave_nothing(arguments, words, here, cli):
+    assert_refused(cli("bench", *TINY, *arguments), words)
+    assert not files(here)

@@ -53,7 +53,7 @@ def summary(env_id: str, scores: Sequence[EpisodeScore], protocol: dict[str, Any
         "standard_error": stdev(returns) / math.sqrt(len(returns)) if len(returns) > 1 else None,
         "human_normalized": human_normalized(env_id, mean),
         "protocol": protocol,
-        "versions": _versions(),
+        "versions": versions(),
     }
 
 
@@ -77,7 +77,8 @@ def _as_dict(score: EpisodeScore) -> dict[str, Any]:
     }
 
 
-def _versions() -> dict[str, str | None]:
+def versions() -> dict[str, str | None]:
+    """Of Python and of what a figure depends on."""
     return {package: _version(package) for package in PACKAGES} | {"python": platform.python_version()}
 
 

@@ -1,0 +1,97 @@
+import io
+
+import pytest
+from rich.console import Console
+
+from iris_gym.benchmark_table import ratios, read_result, remarks, table, write_result
+from iris_gym.errors import UsageError
+
+
+def entry(median_s: float, **changes) -> dict:
+    entry = {"median_s": median_s, "min_s": 0.9 * median_s, "max_s": 1.2 * median_s, "batch": 8, "per_s": 1 / median_s}
+    return entry | {"unit": "updates", "peak_memory_bytes": 2_000_000_000} | changes
+
+
+def result(**phases: dict) -> dict:
+    return {
+        "preset": "tiny",
+        "device": "cpu",
+        "machine": "a CPU",
+        "phases": phases,
+        "operations_per_imagined_step": 1234,
+        "full_run_hours": 1.5,
+        "full_run_work": {"collect": 100_000},
+        "full_run_formula": "env steps × collect",
+        "matrix_product_flops": 2e9,
+        "precision": "float32",
+        "threads": 1,
+        "allocator": "tuned",
+        "config": {},
+    }
+
+
+def shown(*arguments: dict) -> str:
+    console = Console(file=io.StringIO(), width=80)
+    console.print(table(*arguments))
+    return console.file.getvalue()
+
+
+def test_ratios_say_how_many_times_as_fast_this_is():
+    this = result(autoencoder=entry(0.5), world_model=entry(1.0), act=entry(1.0), dream=entry(1.0))
+    other = result(autoencoder=entry(2.0), world_model=entry(0.5), act=entry(1.0, batch=1))
+    assert ratios(this, other) == {"autoencoder": 4.0, "world_model": 0.5}
+
+
+def test_the_table_fits_a_terminal():
+    longest = entry(211.82, batch=256, per_s=12_345.6, unit="updates", share_of_peak=0.34)
+    text = shown(result(actor_critic=longest), result(actor_critic=entry(423.64, batch=256)))
+    row = next(line for line in text.splitlines() if "actor_critic" in line).split()
+    expected = "actor_critic 256 211.82 s -10% +20% 12,345.6 updates 34% 2.00 GB 2.00"
+    assert row == expected.split()
+
+
+def test_without_a_comparison_there_is_no_column_for_it():
+    text = shown(result(act=entry(0.012, peak_memory_bytes=None)))
+    assert "other" not in text
+    assert "12.00 ms" in text
+
+
+def test_remarks_name_the_formula_and_what_differs():
+    this = result(dream=entry(1.0, ratio_to_bare=1.0512))
+    lines = "\n".join(remarks(this, this | {"threads": 2, "device": "cuda"}))
+    assert "dream environment / bare dynamics loop: 1.051" in lines
+    assert "imagined step: 1,234" in lines
+    assert "a full run takes 1.50 hours: env steps × collect" in lines
+    assert "collect × 100,000" in lines
+    assert lines.endswith("the other result differs from this one in device, threads")
+    assert len(list(remarks(this | {"phases": {}, "operations_per_imagined_step": None, "full_run_hours": None}))) == 1
+
+
+def test_a_result_comes_back_from_its_file(tmp_path):
+    write_result(tmp_path / "new" / "bench.json", result(act=entry(1.0)))
+    assert read_result(tmp_path / "new" / "bench.json") == result(act=entry(1.0))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{",
+        "[]",
+        "3",
+        "{}",
+        '{"phases": []}',
+        '{"phases": {"act": {}}}',
+        '{"phases": {"act": {"median_s": 0}}}',
+    ],
+)
+def test_other_files_are_refused(text, tmp_path):
+    (tmp_path / "bench.json").write_text(text)
+    with pytest.raises(UsageError, match="bench.json' is not what iris-gym bench --json writes"):
+        read_result(tmp_path / "bench.json")
+
+
+def test_what_cannot_be_read_or_written_is_named(tmp_path):
+    with pytest.raises(UsageError, match="compare='.*none.json' cannot be read"):
+        read_result(tmp_path / "none.json")
+    with pytest.raises(UsageError, match="json='.*' cannot be written"):
+        write_result(tmp_path, result())
