@@ -263,10 +263,18 @@ def checked_starts(start_frames: Any) -> Any:
     return start_frames
 
 
+UNTRAINED = {
+    "autoencoder": "its dreams are noise",
+    "world_model": "its dreams are noise",
+    "actor_critic": "it acts at random",
+}
+"""What is to be expected of an agent one of whose components has had no update."""
+
+
 def warn_of_untrained(updates: Mapping[str, int], stacklevel: int = 3) -> None:
-    """Warn where a component that dreams has never been updated."""
-    for component in ("autoencoder", "world_model"):
+    """Warn of each component that has never been updated; `updates` counts by component."""
+    for component, consequence in UNTRAINED.items():
         if not updates.get(component, 0):
             warnings.warn(
-                f"the {component} of this agent has had no update at all: its dreams are noise", stacklevel=stacklevel
+                f"the {component} of this agent has had no update at all: {consequence}", stacklevel=stacklevel
             )
