@@ -135,17 +135,19 @@ def benchmark(
     config.validate()
     chosen_device = choose_device(device)
     names = [name for name in PHASES if not only or name in only]
-    phases: dict[str, dict[str, Any]] = {}
+    timings: list[tuple[Phase, Timing]] = []
+    peak_flops = 0.0
     with closing(_make_env(config)) as env, Replay(None, device=chosen_device, chunk_rows=STORED_ROWS) as replay:
         bench = Bench(config if batch is None else _with_batch(config, batch), env, replay, chosen_device, batch)
-        peak_flops = matrix_product_peak(chosen_device)
         for name in names:
             phase = bench.phase(name)
-            phases[name] = measure(phase, repeats, chosen_device).entry(phase, peak_flops)
+            timings.append((phase, measure(phase, repeats, chosen_device)))
+            peak_flops = max(peak_flops, matrix_product_peak(chosen_device))  # a busy machine hides it at times
             if on_phase:
                 on_phase(name)
         operations = bench.operations_per_imagined_step() if "imagination" in names else None
         work = bench.work()
+    phases = {phase.name: timing.entry(phase, peak_flops) for phase, timing in timings}
     return {
         "preset": preset,
         "device": str(chosen_device),
