@@ -1,10 +1,11 @@
 """How fast every phase of a run is on this machine, and how long a whole run therefore takes."""
 
+import math
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import median
 from typing import Any, Literal, get_args
 
@@ -34,10 +35,10 @@ from iris_gym.evaluation.scores import versions
 from iris_gym.functional import unit_frames
 from iris_gym.imagination.dynamics import Dynamics
 from iris_gym.imagination.policy import Policy
-from iris_gym.training.learner import Learner
+from iris_gym.training.learner import Learner, LearnerPlan
 from iris_gym.training.losses import imagine
 from iris_gym.training.randomness import RandomStreams
-from iris_gym.types import FRAME_SHAPE
+from iris_gym.types import FRAME_SHAPE, Segment
 
 PhaseName = Literal["collect", "autoencoder", "world_model", "imagination", "actor_critic", "act", "dream"]
 PHASES: tuple[PhaseName, ...] = get_args(PhaseName)
@@ -52,9 +53,10 @@ PEAK_SIZE = {"cpu": 1024, "cuda": 8192}
 PEAK_TRIES = 10
 
 FORMULA = (
-    "env steps × collect + autoencoder updates × autoencoder + world-model updates × world_model + "
-    "actor-critic updates × actor_critic, each at its median, over the whole schedule; without evaluations, "
-    "whose games may take any number of steps, checkpoints and pictures"
+    "env steps × collect + for each component (updates × warm median + frames computed × (cold - warm median) / "
+    "frames of the cold update), over the whole schedule, where in an epoch N (1 - exp(-D / N)) of N stored frames are "
+    "among the D drawn since the tokenizer changed; without evaluations, whose games may take any number of steps, "
+    "checkpoints and pictures"
 )
 
 
@@ -69,6 +71,9 @@ class Phase:
     units: int = 1  # of it in one run
     runs: int = 1  # in one timing, which `run` makes
     beside: Callable[[], object] | None = None  # what is timed in turn with it, for a ratio
+    forget: Callable[[], object] | None = None  # empties the cache that `run` fills; then `run` is timed cold, too
+    cold_frames: int = 0  # frames that are computed in a cold run
+    amortised_frames: float = 0.0  # frames that are computed in a run, on average, at the end of collection
 
 
 @dataclass(slots=True)
@@ -77,17 +82,20 @@ class Timing:
 
     seconds: list[float] = field(default_factory=list)
     beside: list[float] = field(default_factory=list)
+    cold: list[float] = field(default_factory=list)
     flops: int = 0
     peak_memory: int | None = None  # bytes
 
     def entry(self, phase: Phase, peak_flops: float) -> dict[str, Any]:
         """The phase's part of the result; `peak_flops` a second are the machine's matrix product."""
         seconds = [value / phase.runs for value in self.seconds]
-        middle = median(seconds)
+        warm = median(seconds)
+        frame = max(median(self.cold) - warm, 0.0) / phase.cold_frames if self.cold else 0.0
+        middle = warm + frame * phase.amortised_frames
         entry: dict[str, Any] = {
             "median_s": middle,
-            "min_s": min(seconds),
-            "max_s": max(seconds),
+            "min_s": min(seconds) + (middle - warm),
+            "max_s": max(seconds) + (middle - warm),
             "batch": phase.batch,
             "per_s": phase.units / middle,
             "unit": phase.unit,
@@ -95,7 +103,9 @@ class Timing:
         }
         if self.flops:
             entry["flops"] = self.flops // phase.runs
-            entry["share_of_peak"] = self.flops / phase.runs / middle / peak_flops
+            entry["share_of_peak"] = self.flops / phase.runs / warm / peak_flops
+        if self.cold:
+            entry |= {"warm_median_s": warm, "cold_median_s": median(self.cold), "frame_s": frame}
         if self.beside:
             entry["bare_median_s"] = median(self.beside) / phase.runs
             entry["ratio_to_bare"] = middle / entry["bare_median_s"]
@@ -123,8 +133,10 @@ def benchmark(
         on_phase: called with the name of each phase when it is done.
 
     Returns:
-        What `--json` writes. `full_run_hours` is env steps × collect + updates × median, summed over the components;
-        None where a phase of these was not measured. `operations_per_imagined_step` are those that torch
+        What `--json` writes. `median_s` of the components that read cached frames is amortised over an epoch at the
+        end of collection; `warm_median_s` is with every frame cached, `cold_median_s` with none, and `frame_s` what
+        one frame costs. `full_run_hours` is by `full_run_formula`, None where a phase of it was not measured.
+        `operations_per_imagined_step` are those that torch
         dispatches for policy, world model and decoder, views left out. `peak_memory_bytes` are on the CPU the
         process's own, from its start to the end of the phase: measure a phase alone to know what it takes.
 
@@ -146,7 +158,7 @@ def benchmark(
             if on_phase:
                 on_phase(name)
         operations = bench.operations_per_imagined_step() if "imagination" in names else None
-        work = bench.work()
+        work, frames = bench.work(), bench.frames_computed()
     phases = {phase.name: timing.entry(phase, peak_flops) for phase, timing in timings}
     return {
         "preset": preset,
@@ -154,8 +166,9 @@ def benchmark(
         "phases": phases,
         "imagined_steps_per_s": phases["imagination"]["per_s"] if "imagination" in phases else None,
         "operations_per_imagined_step": operations,
-        "full_run_hours": full_run_hours(work, phases) if batch is None else None,
+        "full_run_hours": full_run_hours(work, phases, frames) if batch is None else None,
         "full_run_work": work,
+        "full_run_frames_computed": frames,
         "full_run_formula": FORMULA,
         "matrix_product_flops": peak_flops,
         "repeats": repeats,
@@ -189,8 +202,7 @@ class Bench:
 
     def phase(self, name: str) -> Phase:
         if name in self.learners:
-            learner = self.learners[name]
-            return Phase(name, lambda: self._update(learner), learner.plan.batch_size, "updates")
+            return self._learning(self.learners[name])
         makers = {"collect": self._collect, "imagination": self._imagination, "act": self._act, "dream": self._dream}
         return makers[name]()
 
@@ -205,13 +217,48 @@ class Bench:
         counts = [count_operations(lambda length=length: self._imagine(frames, state, length)) for length in (2, 3)]
         return counts[1] - counts[0]
 
-    def _update(self, learner: Learner) -> None:
-        """What the trainer does for one."""
-        plan = learner.plan
-        segment = self.replay.sample_segments(
-            plan.batch_size, plan.segment_length, generator=self.streams.sampling, align=plan.align
+    def frames_computed(self) -> dict[str, float]:
+        """Frames that each component has to encode or reconstruct in a whole run, since they are not cached yet."""
+        trainer = build_trainer(self.config, self.models, self.replay, self.streams)
+        stored = [
+            min(epoch * trainer.env_steps_per_epoch, trainer.max_env_steps)
+            for epoch in range(1, trainer.epochs_left(trainer.max_env_steps) + 1)
+        ]
+        tokenizer = self.learners["autoencoder"].plan
+        return {
+            name: frames_computed(learner.plan, tokenizer, stored)
+            for name, learner in self.learners.items()
+            if name != "autoencoder"
+        }
+
+    def _learning(self, learner: Learner) -> Phase:
+        plan, segment = learner.plan, self._segment(learner.plan)
+        phase = Phase(
+            learner.name,
+            lambda: learner.update(self._segment(plan), epoch=1),
+            plan.batch_size,
+            "updates",
         )
-        learner.update(segment, epoch=1)
+        if learner.name == "autoencoder":
+            return phase
+        assert segment.rows is not None
+        drawn = plan.updates_per_epoch * plan.batch_size * plan.segment_length
+        return replace(
+            phase,
+            forget=self._change_tokenizer,
+            cold_frames=len(np.unique(segment.rows[segment.rows >= 0])),
+            amortised_frames=distinct(drawn, self.config.max_env_steps) / max(plan.updates_per_epoch, 1),
+        )
+
+    def _segment(self, plan: LearnerPlan) -> Segment:
+        """Always the same one, so that its frames are cached after the first update."""
+        generator = np.random.default_rng(0)
+        return self.replay.sample_segments(plan.batch_size, plan.segment_length, generator=generator, align=plan.align)
+
+    @torch.no_grad()
+    def _change_tokenizer(self) -> None:
+        """By nothing; but it was written to, so whatever is cached of it is stale."""
+        next(self.models.tokenizer.parameters()).mul_(1)
 
     def _collect(self) -> Phase:
         """An epoch's collection, burn-in included."""
@@ -294,10 +341,15 @@ def measure(phase: Phase, repeats: int, device: torch.device) -> Timing:
     timing = Timing()
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
+    if phase.forget:
+        phase.run()
     with FlopCounterMode(display=False) as counter:
         phase.run()
     timing.flops = counter.get_total_flops()
     for _ in range(repeats):
+        if phase.forget:
+            phase.forget()
+            timing.cold.append(timed(phase.run, device))
         timing.seconds.append(timed(phase.run, device))
         if phase.beside:
             timing.beside.append(timed(phase.beside, device))
@@ -354,12 +406,43 @@ def count_operations(run: Callable[[], object]) -> int:
 # -------------------------------------------------------------------- the whole run
 
 
-def full_run_hours(work: Mapping[str, int], phases: Mapping[str, Mapping[str, Any]]) -> float | None:
-    """Hours for `work`, counts by phase, at the phases' medians; None where one that has work was not measured."""
+def full_run_hours(
+    work: Mapping[str, int], phases: Mapping[str, Mapping[str, Any]], frames: Mapping[str, float]
+) -> float | None:
+    """Hours for `work`, counts by phase, and for `frames` that are not cached; `FORMULA`.
+
+    None where a phase that has work was not measured.
+    """
     needed = {name: count for name, count in work.items() if count}
     if not needed.keys() <= phases.keys():
         return None
-    return sum(count * phases[name]["median_s"] for name, count in needed.items()) / 3600
+    seconds = 0.0
+    for name, count in needed.items():
+        entry = phases[name]
+        seconds += count * entry.get("warm_median_s", entry["median_s"])
+        seconds += frames.get(name, 0.0) * entry.get("frame_s", 0.0)
+    return seconds / 3600
+
+
+def frames_computed(plan: LearnerPlan, tokenizer: LearnerPlan, stored: Sequence[int]) -> float:
+    """Frames that a component has to compute over epochs with `stored` frames each, by the plans of both.
+
+    What an epoch has computed is kept until the tokenizer learns again. Each component counts by itself, although
+    the actor-critic finds some of its tokens with the world model: a little too much rather than too little.
+    """
+    computed, drawn, known = 0.0, 0, 0.0
+    for epoch, frames in enumerate(stored, 1):
+        if tokenizer.updates_in(epoch):
+            drawn, known = 0, 0.0
+        drawn += plan.updates_in(epoch) * plan.batch_size * plan.segment_length
+        now = max(distinct(drawn, frames), known)
+        computed, known = computed + now - known, now
+    return computed
+
+
+def distinct(drawn: int, stored: int) -> float:
+    """How many different ones there are among `drawn` of `stored` things, on average."""
+    return stored * (1 - math.exp(-drawn / stored))
 
 
 def machine(device: torch.device) -> str:

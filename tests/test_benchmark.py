@@ -1,12 +1,30 @@
 """No test here asks the clock how fast anything is: structure, counting and arithmetic only."""
 
+from contextlib import closing
+
 import pytest
 import torch
 
 from iris_gym import IRISConfig
 from iris_gym import benchmark as benchmark_module
-from iris_gym.benchmark import PHASES, Phase, Timing, benchmark, count_operations, full_run_hours, measure, timed
+from iris_gym.benchmark import (
+    PHASES,
+    Bench,
+    Phase,
+    Timing,
+    benchmark,
+    count_operations,
+    distinct,
+    frames_computed,
+    full_run_hours,
+    measure,
+    timed,
+)
+from iris_gym.data.replay import Replay
+from iris_gym.envs import make_vec_env
 from iris_gym.errors import UsageError
+from iris_gym.models.tokenizer import Tokenizer
+from iris_gym.training.learner import LearnerPlan
 
 CPU = torch.device("cpu")
 
@@ -96,8 +114,45 @@ def test_views_are_no_operations():
 
 def test_a_full_run_is_counts_times_medians():
     phases = {"collect": {"median_s": 0.36}, "autoencoder": {"median_s": 7.2}, "act": {"median_s": 99.0}}
-    assert full_run_hours({"collect": 10_000, "autoencoder": 500, "world_model": 0}, phases) == pytest.approx(2.0)
-    assert full_run_hours({"collect": 10_000, "world_model": 1}, phases) is None
+    assert full_run_hours({"collect": 10_000, "autoencoder": 500, "world_model": 0}, phases, {}) == pytest.approx(2.0)
+    assert full_run_hours({"collect": 10_000, "world_model": 1}, phases, {}) is None
+
+
+def test_frames_that_are_not_cached_cost_extra():
+    phases = {"world_model": {"median_s": 99.0, "warm_median_s": 3.6, "frame_s": 0.036}}
+    assert full_run_hours({"world_model": 1_000}, phases, {"world_model": 100_000.0}) == pytest.approx(2.0)
+
+
+def test_an_amortised_median_lies_between_warm_and_cold(clock):
+    """An update takes 1 s, a cold one 4 s for 30 frames; in a run 10 frames an update are new."""
+    cached = []
+
+    def run() -> None:
+        clock.tick(1.0 if cached else 4.0)
+        cached.append(True)
+
+    phase = Phase("world_model", run, batch=2, unit="updates", forget=cached.clear, cold_frames=30, amortised_frames=10)
+    entry = measure(phase, 2, CPU).entry(phase, peak_flops=1.0)
+    names = ("median_s", "warm_median_s", "cold_median_s", "frame_s", "min_s", "max_s", "per_s")
+    assert [entry[name] for name in names] == pytest.approx([2.0, 1.0, 4.0, 0.1, 2.0, 2.0, 0.5])
+
+
+def plan(start_after: int, stop_after: int | None = None, updates: int = 5) -> LearnerPlan:
+    return LearnerPlan(start_after, stop_after, updates, batch_size=10, segment_length=2, align="start")
+
+
+def test_few_draws_are_all_distinct_and_many_are_everything():
+    assert distinct(10, 10**9) == pytest.approx(10)
+    assert distinct(10**6, 100) == pytest.approx(100)
+    assert distinct(100, 100) == pytest.approx(100 * (1 - 0.36788), rel=1e-5)
+
+
+def test_a_tokenizer_that_learns_has_everything_computed_again():
+    """Epochs 2 and 3 draw 100 frames each; with a tokenizer that stopped after epoch 1 they are drawn together."""
+    stored = [100, 100, 100]
+    assert frames_computed(plan(1), plan(0), stored) == pytest.approx(2 * distinct(100, 100))
+    assert frames_computed(plan(1), plan(0, stop_after=1), stored) == pytest.approx(distinct(200, 100))
+    assert frames_computed(plan(1, updates=0), plan(0), stored) == 0
 
 
 def test_the_work_of_a_full_run_is_the_schedules():
@@ -136,8 +191,12 @@ def test_every_phase_is_measured_with_its_own_batch():
     imagination = result["phases"]["imagination"]
     assert imagination["per_s"] == pytest.approx(2 * 3 / imagination["median_s"])  # of 4 steps the last asks nobody
     assert result["imagined_steps_per_s"] == imagination["per_s"]
-    seconds = sum(count * result["phases"][name]["median_s"] for name, count in result["full_run_work"].items())
-    assert result["full_run_hours"] == pytest.approx(seconds / 3600)
+    hours = full_run_hours(result["full_run_work"], result["phases"], result["full_run_frames_computed"])
+    assert result["full_run_hours"] == hours
+    for name in ("world_model", "actor_critic"):
+        entry = result["phases"][name]
+        assert entry["warm_median_s"] <= entry["median_s"]
+    assert "cold_median_s" not in result["phases"]["autoencoder"]
     assert result["config"] == IRISConfig.tiny().to_dict()
 
 
@@ -171,3 +230,19 @@ def test_operations_are_those_of_one_more_step():
 def test_bad_arguments_are_refused(arguments, words):
     with pytest.raises(UsageError, match=words):
         benchmark(IRISConfig.tiny(), **({"device": "cpu"} | arguments))
+
+
+def test_only_a_changed_tokenizer_is_encoded_again(monkeypatch):
+    """The second update on the same segment is warm; the third, after forgetting, computes all of its frames."""
+    encoded = []
+    encode = Tokenizer.encode
+    monkeypatch.setattr(Tokenizer, "encode", lambda self, frames: encoded.append(len(frames)) or encode(self, frames))
+    config = IRISConfig.tiny()
+    with Replay(None) as replay, closing(make_vec_env(config.env, 1)) as env:
+        phase = Bench(config, env, replay, CPU).phase("world_model")
+        for forget in (False, False, True):
+            if forget and phase.forget:
+                phase.forget()
+            phase.run()
+    assert encoded == [phase.cold_frames] * 2
+    assert 4 < phase.cold_frames <= 8  # two segments of four frames
