@@ -159,8 +159,16 @@ def build_collector(
 
 def build_learners(config: IRISConfig, models: Models, streams: RandomStreams) -> list[Learner]:
     """Autoencoder, world model and actor-critic in the order in which an epoch trains them."""
-    clip, cache = config.max_gradient_norm, FrameCache(models.tokenizer)
-    autoencoder = Learner(
+    cache = FrameCache(models.tokenizer)
+    return [
+        _autoencoder_learner(config, models),
+        _world_model_learner(config, models, cache),
+        _actor_critic_learner(config, models, cache, streams),
+    ]
+
+
+def _autoencoder_learner(config: IRISConfig, models: Models) -> Learner:
+    return Learner(
         "autoencoder",
         models.tokenizer,
         torch.optim.Adam(
@@ -176,9 +184,12 @@ def build_learners(config: IRISConfig, models: Models, streams: RandomStreams) -
             segment_length=1,
             align="start",
         ),
-        max_gradient_norm=clip,
+        max_gradient_norm=config.max_gradient_norm,
     )
-    world_model = Learner(
+
+
+def _world_model_learner(config: IRISConfig, models: Models, cache: FrameCache) -> Learner:
+    return Learner(
         "world_model",
         models.world_model,
         torch.optim.AdamW(
@@ -193,9 +204,12 @@ def build_learners(config: IRISConfig, models: Models, streams: RandomStreams) -
             segment_length=config.transformer_timesteps,
             align="start",
         ),
-        max_gradient_norm=clip,
+        max_gradient_norm=config.max_gradient_norm,
     )
-    actor_critic = Learner(
+
+
+def _actor_critic_learner(config: IRISConfig, models: Models, cache: FrameCache, streams: RandomStreams) -> Learner:
+    return Learner(
         "actor_critic",
         models.actor_critic,
         torch.optim.Adam(models.actor_critic.parameters(), config.actor_critic_learning_rate),
@@ -217,9 +231,8 @@ def build_learners(config: IRISConfig, models: Models, streams: RandomStreams) -
             segment_length=config.burn_in + 1,
             align="end",
         ),
-        max_gradient_norm=clip,
+        max_gradient_norm=config.max_gradient_norm,
     )
-    return [autoencoder, world_model, actor_critic]
 
 
 SAVED_START_FRAMES = 256
