@@ -293,7 +293,8 @@ def test_a_component_that_never_starts_is_named_in_a_warning():
 def test_a_component_that_never_is_to_start_is_not_warned_of():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        new_agent(actor_critic_updates_per_epoch=0).learn(40)
+        agent = new_agent(actor_critic_updates_per_epoch=0).learn(40)
+    assert [bool(learner.updates) for learner in agent.trainer.learners] == [True, True, False]
 
 
 def test_training_goes_on_without_collecting_when_all_steps_are_collected():
@@ -430,7 +431,8 @@ def test_a_life_lost_is_no_whole_game_in_the_info_buffer():
 
 
 def test_no_burn_in_is_possible():
-    new_agent(burn_in=0).learn(60)
+    agent = new_agent(burn_in=0).learn(60)
+    assert all(learner.updates for learner in agent.trainer.learners)
 
 
 def test_set_env_goes_on_in_another_game_of_the_same_kind():

@@ -272,7 +272,9 @@ def test_huge_seeds(make_vec):
     for path in PATHS:
         envs = make_vec(PONG, path, num_envs=1)
         envs.seed(2**32 - 1)
-        envs.reset()
+        first = envs.reset()
+        envs.seed(2**32 - 1)
+        np.testing.assert_array_equal(envs.reset(), first)
 
 
 def test_games_are_known():
