@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from iris_gym import IRISAgent, IRISConfig
-from iris_gym import cli as cli_module
-from iris_gym.cli import default_run_dir, main, parse
+from iris_gym.cli import main, parse
+from iris_gym.commands import common
+from iris_gym.commands.train import default_run_dir
 from iris_gym.errors import UsageError
 
 SHORT_GAME = """
@@ -453,8 +454,8 @@ def test_usage_errors_are_value_errors():
 )
 def test_small_networks_take_one_thread(threads, width, chosen, monkeypatch):
     asked = []
-    monkeypatch.setattr(cli_module.torch, "set_num_threads", asked.append)
-    cli_module.set_threads(threads, IRISConfig(transformer_embed_dim=width))
+    monkeypatch.setattr(common.torch, "set_num_threads", asked.append)
+    common.set_threads(threads, IRISConfig(transformer_embed_dim=width))
     assert asked == chosen
 
 

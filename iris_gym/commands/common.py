@@ -1,0 +1,39 @@
+"""What several commands share."""
+
+from pathlib import Path
+from typing import Literal
+
+import torch
+from rich.console import Console
+
+from iris_gym.config import IRISConfig
+from iris_gym.errors import UsageError
+
+Preset = Literal["auto", "default", "paper", "small", "tiny"]
+
+SMALL_WIDTH = 128
+"""Of a transformer whose operations are too short to be shared among threads."""
+
+
+def set_threads(threads: int | None, config: IRISConfig) -> None:
+    """Have torch use so many CPU threads. None: one where the networks are small, torch's own choice otherwise.
+
+    On an idle machine of two cores a second thread gains a small network a third at the most. Where another program
+    runs beside, it costs a multiple; two runs of one thread each are faster than one run of two.
+    """
+    if threads is not None and threads < 1:
+        raise UsageError(f"threads={threads} must be greater than 0, or left out")
+    if threads is None and config.transformer_embed_dim <= SMALL_WIDTH:
+        threads = 1
+    if threads is not None:
+        torch.set_num_threads(threads)
+
+
+def say(console: Console, text: str) -> None:
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def required_run_dir(run_dir: Path | None) -> Path:
+    if run_dir is None:
+        raise UsageError("run_dir=None cannot be resumed; give the run's folder with --run-dir")
+    return run_dir

@@ -1,0 +1,99 @@
+"""`iris-gym train`."""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from rich.console import Console
+
+from iris_gym.agent import IRISAgent
+from iris_gym.commands.common import Preset, required_run_dir, say, set_threads
+from iris_gym.commands.stop_signals import StopSignals
+from iris_gym.config import IRISConfig
+from iris_gym.errors import UsageError
+from iris_gym.progress import TrainingDisplay
+from iris_gym.training.checkpoint import complete_checkpoints
+from iris_gym.training.run_folder import RunFolder
+from iris_gym.training.trainer import check_total_timesteps
+
+
+@dataclass
+class Train:
+    """Train an agent, and leave a run folder with checkpoints, replay, logs and pictures.
+
+    A flag beats --config, which beats --preset. Every hyperparameter is a flag.
+    """
+
+    hyperparameters: Annotated[IRISConfig, tyro.conf.arg(name="")]
+    preset: Preset = "auto"
+    """Where the hyperparameters start from; auto is default on a GPU and small elsewhere."""
+    config: Path | None = None
+    """A JSON or YAML file with any of the hyperparameters."""
+    total_timesteps: int | None = None
+    """Environment steps to collect in all; None: --max-env-steps."""
+    run_dir: Path | None = None
+    """A new folder for the run; None: runs/<env>/<date-time>."""
+    seed: int | None = None
+    """Of every random stream; None: from entropy."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N."""
+    threads: int | None = None
+    """CPU threads; None: one for small networks, torch's own choice for larger ones."""
+    resume: bool = False
+    """Go on with the run in --run-dir from its newest checkpoint; where there is none yet, begin it."""
+
+    def run(self, console: Console) -> int:
+        config = self.hyperparameters
+        config.validate()
+        total = config.max_env_steps if self.total_timesteps is None else self.total_timesteps
+        check_total_timesteps(total)
+        set_threads(self.threads, config)
+        agent = self._agent(config)
+        assert agent.run is not None
+        left = total - agent.num_timesteps
+        if left <= 0 and not agent.trainer.epochs_left(agent.trainer.env_steps + left):
+            say(console, f"{agent.run.path} has collected {agent.num_timesteps:,} steps already: nothing left to do")
+            return 0
+        say(console, f"training on {agent.config.env} ({agent.device}); run folder {agent.run.path}")
+        begun = time.monotonic()
+        with StopSignals() as stop, TrainingDisplay(agent, console) as display:
+            for event in agent.learn_events(max(left, 0), reset_num_timesteps=agent.num_timesteps == 0):
+                display.show(event)
+                if stop.received:
+                    break
+        if stop.received:
+            agent.save_checkpoint()
+            goal = "" if self.total_timesteps is None else f" --total-timesteps {total}"
+            say(console, f"stopped and saved; go on with: iris-gym train --run-dir {agent.run.path} --resume{goal}")
+            return 128 + stop.received
+        say(console, f"done in {(time.monotonic() - begun) / 60:.1f} minutes; pictures in {agent.run.media}")
+        say(console, f"play with it: iris-gym evaluate --run {agent.run.path}")
+        return 0
+
+    def _agent(self, config: IRISConfig) -> IRISAgent:
+        if self.resume:
+            run = RunFolder(required_run_dir(self.run_dir))
+            if complete_checkpoints(run.checkpoints):
+                return self._resumed(run, config)
+            if run.exists:
+                run.clear()
+        run_dir = self.run_dir or default_run_dir(config.env)
+        return IRISAgent(config.env, config, seed=self.seed, device=self.device, run_dir=run_dir)
+
+    def _resumed(self, run: RunFolder, config: IRISConfig) -> IRISAgent:
+        before = IRISConfig.load(run.config_file).to_dict()
+        changed = [name for name, value in config.to_dict().items() if before[name] != value]
+        if changed:
+            words = ", ".join(f"{name}={getattr(config, name)!r} (was {before[name]!r})" for name in changed)
+            raise UsageError(f"a resumed run keeps its hyperparameters; these differ: {words}")
+        agent = IRISAgent.resume(run.path, device=self.device)
+        if self.seed not in (None, agent.seed):
+            raise UsageError(f"a resumed run keeps its seed={agent.seed}; seed={self.seed} is another")
+        return agent
+
+
+def default_run_dir(env_id: str) -> Path:
+    """runs/<env>/<date-time>, the slashes of the id made dashes."""
+    return Path("runs") / env_id.replace("/", "-").replace(":", "-") / time.strftime("%Y-%m-%d_%H-%M-%S")
