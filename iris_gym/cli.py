@@ -26,7 +26,6 @@ from iris_gym.config import IRISConfig, preset, read_mapping
 from iris_gym.errors import UsageError
 from iris_gym.training.run_folder import RunFolder
 
-
 DESCRIPTION = "IRIS: train an agent inside a learned world model, and look at what it has learned."
 
 
