@@ -284,14 +284,9 @@ class Bench:
 
     def _imagine(self, frames: torch.Tensor, state: Any, horizon: int) -> None:
         dynamics = Dynamics(self.models.tokenizer, self.models.world_model)
-        imagine(
-            dynamics,
-            self.models.actor_critic,
-            dynamics.start(unit_frames(frames)),
-            state,
-            horizon=horizon,
-            generator=self.streams.imagining,
-        )
+        imagination = imagine(dynamics, self.models.actor_critic, horizon=horizon, generator=self.streams.imagining)
+        pictures = unit_frames(frames)
+        imagination(dynamics.tokenizer.encode(pictures), pictures, *state)
 
     def _act(self) -> Phase:
         rows = self.batch or 1
