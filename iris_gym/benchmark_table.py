@@ -53,7 +53,7 @@ def table(result: Mapping[str, Any], other: Mapping[str, Any] | None = None) -> 
     for heading in ["batch", "median", "spread", "per second", "of peak", "memory"] + (["× other"] if other else []):
         shown.add_column(heading, justify="right")
     for name, entry in result["phases"].items():
-        middle, memory = entry["median_s"], own_memory(entry)
+        middle, memory = entry["median_s"], entry["own_memory_bytes"]
         cells = [
             str(entry["batch"]),
             seconds(middle),
@@ -68,10 +68,39 @@ def table(result: Mapping[str, Any], other: Mapping[str, Any] | None = None) -> 
     return shown
 
 
-def own_memory(entry: Mapping[str, Any]) -> int | None:
-    """Bytes that a phase takes beyond what is in use before it; None where nobody knows."""
-    peak, idle = entry["peak_memory_bytes"], entry["idle_memory_bytes"]
-    return None if peak is None or idle is None else peak - idle
+def check_table(check: Mapping[str, Any]) -> Table:
+    """Seconds projected and real, by phase and in all."""
+    shown = Table(title=f"{check['epochs']} epochs at {check['stored_frames']:,} stored frames", box=box.SIMPLE_HEAD)
+    shown.add_column("phase", no_wrap=True)
+    for heading in ("projected s", "real s", "ratio"):
+        shown.add_column(heading, justify="right")
+    projected, real = check["projected_s"], check["real_s"]
+    for name, ratio in check["ratios"].items():
+        shown.add_row(name, f"{projected[name]:,.2f}", f"{real[name]:,.2f}", f"{ratio:.3f}")
+    shown.add_row("in all", f"{sum(projected.values()):,.2f}", f"{sum(real.values()):,.2f}", f"{check['ratio']:.3f}")
+    return shown
+
+
+def scaling_markdown(result: Mapping[str, Any]) -> str:
+    """A Markdown table for each scale: time, and memory where it is known, with the exponents of their growth."""
+    return "\n\n".join(_scale_markdown(name, scale) for name, scale in result["scales"].items())
+
+
+def _scale_markdown(name: str, scale: Mapping[str, Any]) -> str:
+    rows = [
+        [name, *(f"{size:,}" for size in scale["sizes"]), "exponent"],
+        ["---", *["--:"] * len(scale["sizes"]), "--:"],
+    ]
+    for what, growth in scale["measured"].items():
+        rows.append([what, *map(seconds, growth["median_s"]), power(growth["exponent"])])
+        if None not in growth["memory_bytes"]:
+            memory = [f"{size / 1e6:,.0f} MB" for size in growth["memory_bytes"]]
+            rows.append([f"{what}, memory", *memory, power(growth["memory_exponent"])])
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def power(exponent: float | None) -> str:
+    return "" if exponent is None else f"{exponent:.2f}"
 
 
 def remarks(result: Mapping[str, Any], other: Mapping[str, Any] | None = None) -> Iterator[str]:
@@ -116,4 +145,6 @@ def _shares(result: Mapping[str, Any]) -> Iterator[str]:
 
 
 def seconds(value: float) -> str:
-    return f"{value:.2f} s" if value >= 1 else f"{1000 * value:.2f} ms"
+    if value >= 1:
+        return f"{value:.2f} s"
+    return f"{1e3 * value:.2f} ms" if value >= 1e-3 else f"{1e6 * value:.0f} µs"

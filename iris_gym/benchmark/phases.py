@@ -1,6 +1,6 @@
 """What is timed: the phases of a run, with networks that have learned nothing."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal, get_args
@@ -17,6 +17,7 @@ from iris_gym.benchmark.noise import fill_with_noise
 from iris_gym.benchmark.projection import Computed, Reader, frames_computed
 from iris_gym.config import IRISConfig
 from iris_gym.data.replay import Replay
+from iris_gym.envs import make_vec_env
 from iris_gym.functional import unit_frames
 from iris_gym.imagination.dynamics import Dynamics
 from iris_gym.imagination.policy import Policy
@@ -67,6 +68,24 @@ def precision_of(name: str, config: IRISConfig) -> Precision:
     return "float32"
 
 
+def readers(plans: Mapping[str, LearnerPlan]) -> dict[str, Reader]:
+    """Who reads stored frames through the cache, in the order in which they learn."""
+    burn_in = plans["actor_critic"].segment_length - 1
+    return {
+        "world_model": Reader(plans["world_model"]),
+        "actor_critic": Reader(plans["actor_critic"], pictures=burn_in),
+    }
+
+
+def bench_env(config: IRISConfig) -> VecEnv:
+    return make_vec_env(config.env, 1, atari_100k=config.atari_100k, preprocessing=config.preprocessing, seed=0)
+
+
+def with_batch(config: IRISConfig, batch: int) -> IRISConfig:
+    sizes = ("autoencoder_batch_size", "transformer_batch_size", "actor_critic_batch_size")
+    return config.replace(**dict.fromkeys(sizes, batch))
+
+
 class Bench:
     """The collaborators of a run, and what each phase does with them. Fills an empty replay with noise."""
 
@@ -105,11 +124,7 @@ class Bench:
         steps, most = self.config.env_steps_per_epoch, self.config.max_env_steps
         stored = [min(epoch * steps, most) for epoch in range(1, self.trainer.epochs_left(most) + 1)]
         plans = {name: learner.plan for name, learner in self.learners.items()}
-        readers = {
-            "world_model": Reader(plans["world_model"]),
-            "actor_critic": Reader(plans["actor_critic"], pictures=plans["actor_critic"].segment_length - 1),
-        }
-        return frames_computed(readers, plans["autoencoder"], stored)
+        return frames_computed(readers(plans), plans["autoencoder"], stored)
 
     def computed_in_all(self) -> dict[str, Computed]:
         names = self.computed[0]

@@ -7,7 +7,6 @@ from statistics import median
 from typing import Any
 
 import torch
-from stable_baselines3.common.vec_env import VecEnv
 
 from iris_gym import process
 from iris_gym.assembly import choose_device
@@ -19,11 +18,10 @@ from iris_gym.benchmark.measuring import (
     matrix_product_peaks,
     timed,
 )
-from iris_gym.benchmark.phases import PHASES, Bench, CacheUse, Phase, precision_of
+from iris_gym.benchmark.phases import PHASES, Bench, CacheUse, Phase, bench_env, precision_of, with_batch
 from iris_gym.benchmark.projection import FORMULA, projected_seconds
 from iris_gym.config import IRISConfig
 from iris_gym.data.replay import Replay
-from iris_gym.envs import make_vec_env
 from iris_gym.errors import UsageError
 from iris_gym.evaluation.scores import versions
 
@@ -39,6 +37,13 @@ class Timing:
     flops: int = 0
     peak_memory: int | None = None  # bytes
     idle_memory: int | None = None
+
+    @property
+    def own_memory(self) -> int | None:
+        """Bytes that the phase took beyond those in use before it."""
+        if self.peak_memory is None or self.idle_memory is None:
+            return None
+        return self.peak_memory - self.idle_memory
 
     def entry(self, phase: Phase, peaks: Mapping[Precision, float]) -> dict[str, Any]:
         """The phase's part of the result; `peaks` are the machine's matrix product's operations a second."""
@@ -57,6 +62,7 @@ class Timing:
             "precision": phase.precision,
             "peak_memory_bytes": self.peak_memory,
             "idle_memory_bytes": self.idle_memory,
+            "own_memory_bytes": self.own_memory,
         }
         if self.flops:
             entry["flops"] = self.flops // phase.runs
@@ -191,12 +197,3 @@ def _check(only: Sequence[str], batch: int | None, repeats: int) -> None:
         raise UsageError(f"batch={batch} must be greater than 0, or left out")
     if repeats < 1:
         raise UsageError(f"repeats={repeats} must be greater than 0")
-
-
-def bench_env(config: IRISConfig) -> VecEnv:
-    return make_vec_env(config.env, 1, atari_100k=config.atari_100k, preprocessing=config.preprocessing, seed=0)
-
-
-def with_batch(config: IRISConfig, batch: int) -> IRISConfig:
-    sizes = ("autoencoder_batch_size", "transformer_batch_size", "actor_critic_batch_size")
-    return config.replace(**dict.fromkeys(sizes, batch))

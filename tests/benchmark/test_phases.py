@@ -7,8 +7,7 @@ import torch
 
 from iris_gym import IRISConfig
 from iris_gym.benchmark.noise import EPISODE_STEPS, fill_with_noise
-from iris_gym.benchmark.phases import Bench
-from iris_gym.benchmark.run import bench_env
+from iris_gym.benchmark.phases import Bench, bench_env
 from iris_gym.data.replay import Replay
 from iris_gym.models.tokenizer import Tokenizer
 from iris_gym.nn.perceptual import UntrainedLPIPS

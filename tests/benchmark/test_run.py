@@ -26,6 +26,7 @@ def test_a_timing_becomes_an_entry():
         "precision": "float32",
         "peak_memory_bytes": 9,
         "idle_memory_bytes": 7,
+        "own_memory_bytes": 2,
         "flops": 100,
         "share_of_peak": 0.25,  # 100 operations in 0.2 s of 2,000 a second
     }
