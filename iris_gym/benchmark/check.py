@@ -1,7 +1,7 @@
 """Hold the projection against a run of a few epochs."""
 
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from typing import Any
@@ -12,7 +12,7 @@ import torch
 from iris_gym.assembly import build_models, build_trainer, choose_device
 from iris_gym.benchmark.measuring import wait_for
 from iris_gym.benchmark.noise import fill_with_noise
-from iris_gym.benchmark.phases import bench_env, readers
+from iris_gym.benchmark.phases import bench_env, num_actions, readers
 from iris_gym.benchmark.projection import Computed, frames_computed, projected_seconds
 from iris_gym.benchmark.run import benchmark
 from iris_gym.config import IRISConfig
@@ -80,9 +80,9 @@ def _train(
 ) -> tuple[dict[str, float], dict[str, int], dict[str, Computed]]:
     """Seconds and work by phase of the epochs behind the first, and the frames that are computed on average."""
     with closing(bench_env(config)) as env, Replay(None, device=device) as replay:
-        fill_with_noise(replay, before, env.action_space.n)
+        fill_with_noise(replay, before, num_actions(env))
         streams = RandomStreams(0, device)
-        models = build_models(config, env.action_space.n, device)
+        models = build_models(config, num_actions(env), device)
         trainer = build_trainer(config, models, replay, streams, env=env)
         trainer.env_steps = before
         assert trainer.collector is not None
@@ -101,7 +101,7 @@ def _time_events(
     events: Iterator[Event], device: torch.device, on_part: Callable[[str], object] | None
 ) -> tuple[dict[str, float], dict[str, int]]:
     """Seconds and counts by phase, those of the first epoch left out."""
-    seconds, counts = Counter[str](), Counter[str]()
+    seconds, counts = defaultdict[str, float](float), Counter[str]()
     warm, then = False, time.perf_counter()
     for event in events:
         wait_for(device)

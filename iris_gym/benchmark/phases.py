@@ -81,6 +81,11 @@ def bench_env(config: IRISConfig) -> VecEnv:
     return make_vec_env(config.env, 1, atari_100k=config.atari_100k, preprocessing=config.preprocessing, seed=0)
 
 
+def num_actions(env: VecEnv) -> int:
+    assert isinstance(env.action_space, spaces.Discrete)
+    return int(env.action_space.n)
+
+
 def with_batch(config: IRISConfig, batch: int) -> IRISConfig:
     sizes = ("autoencoder_batch_size", "transformer_batch_size", "actor_critic_batch_size")
     return config.replace(**dict.fromkeys(sizes, batch))
@@ -98,8 +103,7 @@ class Bench:
         self.device = device
         self.batch = batch
         self.streams = RandomStreams(0, device)
-        assert isinstance(env.action_space, spaces.Discrete)
-        self.num_actions = int(env.action_space.n)
+        self.num_actions = num_actions(env)
         self.models: Models = build_models(config, self.num_actions, device)
         self.models.tokenizer.perceptual_distance = PerceptualDistance(UntrainedLPIPS)  # takes as long as the trained
         self.policy = Policy(self.models.tokenizer, self.models.actor_critic)
