@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from iris_gym.assembly import build_models, build_trainer, choose_device
+from iris_gym.assembly import build_trainer, choose_device
 from iris_gym.benchmark.measuring import wait_for
 from iris_gym.benchmark.noise import fill_with_noise
-from iris_gym.benchmark.phases import bench_env, num_actions, readers
+from iris_gym.benchmark.phases import bench_env, models_to_time, num_actions, readers
 from iris_gym.benchmark.projection import Computed, frames_computed, projected_seconds
 from iris_gym.benchmark.run import benchmark
 from iris_gym.config import IRISConfig
@@ -82,7 +82,7 @@ def _train(
     with closing(bench_env(config)) as env, Replay(None, device=device) as replay:
         fill_with_noise(replay, before, num_actions(env))
         streams = RandomStreams(0, device)
-        models = build_models(config, num_actions(env), device)
+        models = models_to_time(config, num_actions(env), device)
         trainer = build_trainer(config, models, replay, streams, env=env)
         trainer.env_steps = before
         assert trainer.collector is not None

@@ -86,6 +86,13 @@ def num_actions(env: VecEnv) -> int:
     return int(env.action_space.n)
 
 
+def models_to_time(config: IRISConfig, num_actions: int, device: torch.device) -> Models:
+    """The models of a config; LPIPS takes as long with random weights, and those are always at hand."""
+    models = build_models(config, num_actions, device)
+    models.tokenizer.perceptual_distance = PerceptualDistance(UntrainedLPIPS)
+    return models
+
+
 def with_batch(config: IRISConfig, batch: int) -> IRISConfig:
     sizes = ("autoencoder_batch_size", "transformer_batch_size", "actor_critic_batch_size")
     return config.replace(**dict.fromkeys(sizes, batch))
@@ -104,8 +111,7 @@ class Bench:
         self.batch = batch
         self.streams = RandomStreams(0, device)
         self.num_actions = num_actions(env)
-        self.models: Models = build_models(config, self.num_actions, device)
-        self.models.tokenizer.perceptual_distance = PerceptualDistance(UntrainedLPIPS)  # takes as long as the trained
+        self.models = models_to_time(config, self.num_actions, device)
         self.policy = Policy(self.models.tokenizer, self.models.actor_critic)
         self.learners = {learner.name: learner for learner in build_learners(config, self.models, self.streams)}
         self.trainer = build_trainer(config, self.models, replay, self.streams)
