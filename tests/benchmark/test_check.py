@@ -31,9 +31,12 @@ def test_a_run_has_only_so_many_epochs(epochs):
 
 @pytest.mark.slow
 def test_the_projection_is_near_the_truth():
-    """Within a factor of two, whoever else keeps the machine busy; by hand, on an idle one, within 15 %."""
+    """Within 15 %, in one of three tries: another program may take the machine from either side at any time."""
     updates = dict(
-        autoencoder_updates_per_epoch=20, transformer_updates_per_epoch=20, actor_critic_updates_per_epoch=10
+        autoencoder_updates_per_epoch=60, transformer_updates_per_epoch=60, actor_critic_updates_per_epoch=30
     )
-    check = check_projection(config(env_steps_per_epoch=50, **updates), 3, device="cpu")
-    assert 0.5 < check["ratio"] < 2
+    steady = config(max_env_steps=2_000, env_steps_per_epoch=200, **updates)
+    ratios = []
+    while len(ratios) < 3 and not any(0.85 < ratio < 1.15 for ratio in ratios):
+        ratios.append(check_projection(steady, 4, device="cpu")["ratio"])
+    assert any(0.85 < ratio < 1.15 for ratio in ratios), ratios
