@@ -18,9 +18,9 @@ from torch.utils.flop_counter import FlopCounterMode
 Precision = Literal["float32", "bf16"]
 DTYPES: dict[Precision, torch.dtype] = {"float32": torch.float32, "bf16": torch.bfloat16}
 
-PEAK_SIZE = {"cpu": 2048, "cuda": 8192}
+PEAK_SIZE = {"cpu": 1024, "cuda": 8192}
 """Rows and columns of the matrices whose product is the yardstick."""
-PEAK_TRIES = 5
+PEAK_TRIES = 10
 PEAK_SECONDS = 2.0
 """After so many there is no further try."""
 
