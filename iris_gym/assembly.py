@@ -2,7 +2,7 @@
 
 import copy
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -162,11 +162,12 @@ def build_collector(
 
 def build_learners(config: IRISConfig, models: Models, streams: RandomStreams) -> list[Learner]:
     """Autoencoder, world model and actor-critic in the order in which an epoch trains them."""
-    cache = FrameCache(models.tokenizer, _frozen_tokenizer(config, models))
+    frozen = freeze(config, models)
+    cache = FrameCache(models.tokenizer, frozen.tokenizer)
     return [
         _autoencoder_learner(config, models),
         _world_model_learner(config, models, cache),
-        _actor_critic_learner(config, models, cache, streams),
+        _actor_critic_learner(config, models, cache, streams, frozen),
     ]
 
 
@@ -184,49 +185,53 @@ def _numerics(config: IRISConfig, module: nn.Module, *, dtype: torch.dtype | Non
     return Numerics(dtype or training_dtype(config, _device(module)), tf32=config.accelerate)
 
 
-def _frozen_tokenizer(config: IRISConfig, models: Models) -> FrozenCopy | None:
-    """The tokenizer to read and to draw with while it does not learn; None: itself."""
+@dataclass(frozen=True)
+class Frozen:
+    """What to compute with instead of tokenizer and world model while they do not learn; None: themselves."""
+
+    tokenizer: FrozenCopy | None
+    world_model: FrozenCopy | None
+
+    def refresh(self) -> None:
+        """Take over what both have learned since."""
+        for frozen in (self.tokenizer, self.world_model):
+            if frozen:
+                frozen.refresh()
+
+
+def freeze(config: IRISConfig, models: Models) -> Frozen:
+    """Copies in the precision of training, where that is another than the models' own."""
     dtype = training_dtype(config, _device(models.tokenizer))
     if dtype == torch.float32:
-        return None
-    return FrozenCopy(models.tokenizer, lambda tokenizer: cast(Tokenizer, tokenizer).inference_copy(dtype))
-
-
-def _frozen_world_model(config: IRISConfig, models: Models) -> FrozenCopy | None:
-    """The world model to dream with while it does not learn; None: itself."""
-    dtype = training_dtype(config, _device(models.world_model))
-    if dtype == torch.float32:
-        return None
-    return FrozenCopy(models.world_model, lambda world_model: copy.deepcopy(world_model).to(dtype))
+        return Frozen(None, None)
+    return Frozen(
+        FrozenCopy(models.tokenizer, lambda tokenizer: cast(Tokenizer, tokenizer).inference_copy(dtype)),
+        FrozenCopy(models.world_model, lambda world_model: copy.deepcopy(world_model).to(dtype)),
+    )
 
 
 def build_acting(config: IRISConfig, models: Models) -> Policy:
     """The policy that collects, in the precision of training."""
-    return Policy(models.tokenizer, models.actor_critic, _frozen_tokenizer(config, models))
+    return Policy(models.tokenizer, models.actor_critic, freeze(config, models).tokenizer)
 
 
-def build_imagination(
-    config: IRISConfig,
-    models: Models,
-    generator: torch.Generator,
-    tokenizer: FrozenCopy | None,
-    world_model: FrozenCopy | None,
-) -> Imagination:
-    """Rollouts of the actor in the dream; on a GPU as one CUDA graph, where no row can overflow its context."""
-    dynamics = Dynamics(
+def build_dynamics(models: Models, frozen: Frozen) -> Dynamics:
+    """The dream that the actor-critic is trained in."""
+    tokenizer, world_model = frozen.tokenizer, frozen.world_model
+    return Dynamics(
         cast(Tokenizer, tokenizer.copy) if tokenizer else models.tokenizer,
         cast(WorldModel, world_model.copy) if world_model else models.world_model,
     )
+
+
+def build_imagination(config: IRISConfig, models: Models, frozen: Frozen, generator: torch.Generator) -> Imagination:
+    """Rollouts of the actor in the dream; on a GPU as one CUDA graph, where no row can overflow its context."""
+    dynamics = build_dynamics(models, frozen)
     imagination = imagine(dynamics, models.actor_critic, horizon=config.imagination_horizon, generator=generator)
     fits = config.imagination_horizon <= config.transformer_timesteps
     if config.accelerate and fits and dynamics.device.type == "cuda":
         return Captured(imagination, generators=[generator])
     return imagination
-
-
-def _refresh(copies: Sequence[FrozenCopy]) -> None:
-    for frozen in copies:
-        frozen.refresh()
 
 
 def _device(module: nn.Module) -> torch.device:
@@ -276,21 +281,21 @@ def _world_model_learner(config: IRISConfig, models: Models, cache: FrameCache) 
     )
 
 
-def _actor_critic_learner(config: IRISConfig, models: Models, cache: FrameCache, streams: RandomStreams) -> Learner:
-    tokenizer, world_model = _frozen_tokenizer(config, models), _frozen_world_model(config, models)
-    frozen = [copied for copied in (tokenizer, world_model) if copied]
+def _actor_critic_learner(
+    config: IRISConfig, models: Models, cache: FrameCache, streams: RandomStreams, frozen: Frozen
+) -> Learner:
     return Learner(
         "actor_critic",
         models.actor_critic,
         torch.optim.Adam(models.actor_critic.parameters(), config.actor_critic_learning_rate),
         actor_critic_loss(
             cache,
-            build_imagination(config, models, streams.imagining, tokenizer, world_model),
+            build_imagination(config, models, frozen, streams.imagining),
             models.actor_critic,
             discount=config.discount,
             lambda_=config.td_lambda,
             entropy_weight=config.entropy_weight,
-            refresh=lambda: _refresh(frozen),
+            refresh=frozen.refresh,
         ),
         LearnerPlan(
             start_after=config.start_actor_critic_after,
