@@ -40,6 +40,15 @@ class IRISPolicy(BasePolicy):
         self.temperature = temperature
         self.generator = generator
 
+    def save(self, path: str) -> None:
+        """Refused: it would be a pickle, which runs code where it is loaded."""
+        raise UsageError(f"path={str(path)!r}: a policy is not saved by itself; use IRISAgent.save")
+
+    @classmethod
+    def load(cls, path: str, device: torch.device | str = "auto") -> "IRISPolicy":  # type: ignore[override]
+        """Refused: Stable-Baselines3 would unpickle the file, and so run whatever code is in it."""
+        raise UsageError(f"path={str(path)!r}: a policy is not loaded by itself; use IRISAgent.load(path).policy")
+
     def predict(
         self,
         observation: np.ndarray | dict[str, np.ndarray],

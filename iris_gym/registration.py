@@ -13,6 +13,7 @@ from iris_gym.envs import frames_per_second
 from iris_gym.errors import UsageError
 from iris_gym.hub import is_shared, read_shared
 from iris_gym.imagination.dynamics import Dynamics
+from iris_gym.stored import check_stored
 from iris_gym.training.checkpoint import Snapshot, load_modules
 from iris_gym.training.run_folder import read_snapshot
 
@@ -74,4 +75,4 @@ def _read(checkpoint: str | Path) -> Snapshot:
         )
     path = Path(checkpoint)
     is_hub_id = not path.exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", str(checkpoint)) and path.suffix != ".zip"
-    return read_shared(checkpoint) if is_shared(path) or is_hub_id else read_snapshot(path)
+    return read_shared(checkpoint) if is_shared(path) or is_hub_id else read_snapshot(path, check_stored)

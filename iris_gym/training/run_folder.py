@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from iris_gym.errors import UsageError
-from iris_gym.training.checkpoint import Snapshot, read_newest_checkpoint, read_zip
+from iris_gym.training.checkpoint import Check, Snapshot, read_newest_checkpoint, read_zip
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +58,13 @@ class RunFolder:
         if not self.exists:
             raise UsageError(f"run={str(self.path)!r} is no run folder: it has no {self.config_file.name}")
 
+    def check_links(self) -> None:
+        """Raise `UsageError` where a file of the run is a link: to go on with the run would write to where it leads."""
+        for folder, _, files in os.walk(self.path):
+            for name in files:
+                if os.path.islink(os.path.join(folder, name)):
+                    raise UsageError(f"run={str(self.path)!r}: {os.path.join(folder, name)!r} is a link; copy the file")
+
     def create(self, config: dict[str, Any]) -> None:
         self.path.mkdir(parents=True, exist_ok=True)
         self.config_file.write_text(json.dumps(config, indent=2) + "\n")
@@ -76,17 +83,17 @@ def check_writable(name: str, folder: Path) -> None:
         raise UsageError(f"{name}={str(folder)!r} cannot be written to: {str(nearest)!r} is no writable folder")
 
 
-def read_snapshot(path: str | Path) -> Snapshot:
+def read_snapshot(path: str | Path, check: Check | None = None) -> Snapshot:
     """What a saved file, or the newest checkpoint of a run folder, holds. Raises `UsageError` where there is none."""
     path = Path(path)
     if path.is_dir():
         run = RunFolder(path)
         run.check_run()
-        snapshot = read_newest_checkpoint(run.checkpoints)
+        snapshot = read_newest_checkpoint(run.checkpoints, check)
         if snapshot is None:
             raise UsageError(f"run={str(path)!r} has no complete checkpoint yet")
         return snapshot
     file = path if path.exists() or path.suffix else path.with_name(path.name + ".zip")
     if not file.exists():
         raise UsageError(f"run={str(path)!r} does not exist; give a run folder or a saved zip")
-    return read_zip(file)
+    return read_zip(file, check)
