@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from collections.abc import Mapping
 from contextlib import suppress
 from functools import partial
@@ -26,7 +27,7 @@ from iris_gym.training.checkpoint import FORMAT_VERSION, START_FRAMES_FILE, Snap
 from iris_gym.training.stored_state import MAX_START_FRAMES
 from iris_gym.types import FRAME_SHAPE
 from iris_gym.untrusted.documents import DOCUMENT_LIMIT, parse_json, read_document, shown
-from iris_gym.untrusted.files import FolderFiles
+from iris_gym.untrusted.files import FolderFiles, usable_path
 from iris_gym.untrusted.tensors import HEADER_LIMIT, tensor_header
 
 SCHEME = "hf://"
@@ -123,7 +124,7 @@ def read_shared(
 ) -> Snapshot:
     """What `save_pretrained` wrote into a folder, or `push_to_hub` to the repository `owner/name`."""
     source = str(folder_or_hub_id)
-    folder = Path(source)
+    folder = usable_path("folder_or_hub_id", source)
     if not folder.is_dir():
         fetch = partial(_fetch, source, revision=revision, token=token)
         folder = fetch(CONFIG_FILE, limit=DOCUMENT_LIMIT).parent
@@ -135,7 +136,7 @@ def read_shared(
 
 def is_shared(path: Path) -> bool:
     """Whether `save_pretrained` wrote to this folder."""
-    return (path / WEIGHTS_FILE).is_file()
+    return os.path.isfile(path / WEIGHTS_FILE)
 
 
 def write_pretrained(snapshot: Snapshot, folder: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from iris_gym.errors import UsageError
 from iris_gym.training.checkpoint import Check, Snapshot, read_newest_checkpoint, read_zip
+from iris_gym.untrusted.files import usable_path
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,6 +17,9 @@ class RunFolder:
     """A folder with `config.json`, `checkpoints/`, `replay/`, `logs/`, `media/` and, once evaluated, `scores.json`."""
 
     path: Path
+
+    def __post_init__(self) -> None:
+        usable_path("run_dir", self.path)
 
     @property
     def config_file(self) -> Path:
@@ -43,7 +47,7 @@ class RunFolder:
 
     @property
     def exists(self) -> bool:
-        return self.config_file.is_file()
+        return os.path.isfile(self.config_file)
 
     def check_free(self) -> None:
         """Raise `UsageError` unless a new run can be made here."""
@@ -78,6 +82,7 @@ class RunFolder:
 
 def check_writable(name: str, folder: Path) -> None:
     """Raise `UsageError`, which names the argument, where a folder neither takes files nor can be made."""
+    folder = usable_path(name, folder)
     nearest = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
     if not nearest.is_dir() or not os.access(nearest, os.W_OK):
         raise UsageError(f"{name}={str(folder)!r} cannot be written to: {str(nearest)!r} is no writable folder")
@@ -85,7 +90,7 @@ def check_writable(name: str, folder: Path) -> None:
 
 def read_snapshot(path: str | Path, check: Check | None = None) -> Snapshot:
     """What a saved file, or the newest checkpoint of a run folder, holds. Raises `UsageError` where there is none."""
-    path = Path(path)
+    path = usable_path("run", path)
     if path.is_dir():
         run = RunFolder(path)
         run.check_run()

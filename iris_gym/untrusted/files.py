@@ -9,6 +9,18 @@ from typing import BinaryIO
 from iris_gym.errors import UsageError
 
 
+def usable_path(name: str, path: str | Path) -> Path:
+    """The path of the argument `name`. Raises `UsageError` where nothing can lie there, or nobody may look."""
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except (OSError, ValueError, TypeError) as error:  # ValueError: a null byte
+        reason = getattr(error, "strerror", None) or str(error)
+        raise UsageError(f"{name}={str(path)[:100]!r} is no path that can be used: {reason}") from error
+    return Path(path)
+
+
 def open_regular(path: str | Path, source: str) -> BinaryIO:
     """A file to read from. Raises `UsageError`, at once, for anything else: a pipe would wait, a device never end."""
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)

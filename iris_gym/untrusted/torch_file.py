@@ -1,5 +1,6 @@
 """The tensors of a file that `torch.save` wrote. Nothing but tensors is made of it, and no code of it runs."""
 
+import os
 import pickletools
 from collections.abc import Mapping
 from pathlib import Path
@@ -35,7 +36,7 @@ def load_torch_file(path: Path, source: str) -> dict[str, Tensor]:
     Raises:
         UsageError: the file is damaged, asks for anything but tensors, or declares more of them than it holds.
     """
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise UsageError(f"published={source} is no file")
     _check_file(path, source)
     try:
