@@ -46,6 +46,9 @@ class Files(Mapping[str, bytes]):
     def __len__(self) -> int:
         return len(self._contents)
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._contents  # a mapping's own answer would read the file
+
     def __getitem__(self, name: str) -> bytes:
         return self.read(name, 0, self.size(name))
 

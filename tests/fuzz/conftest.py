@@ -5,14 +5,15 @@ the same examples are drawn each time.
 """
 
 import collections
+import gc
 import resource
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from mutations import Game
@@ -30,17 +31,15 @@ Target = Callable[[Any], object]
 
 
 @pytest.fixture
-def fuzz(request, limited_memory) -> Callable[..., None]:
+def fuzz(request) -> Callable[..., None]:
     """Give a target so many values of a strategy: `fuzz(strategy, target)`. It may return, or raise a `UsageError`
     of one line; anything else fails the test, with the smallest value that does it."""
     name = request.node.name.removeprefix("test_")
-    default = request.config.getoption("--fuzz-examples", None)
+    wanted = request.config.getoption("--fuzz-examples", None)
 
     def run(strategy: st.SearchStrategy, target: Target, *, share: float = 1.0, fewest: int = 20) -> None:
-        examples = max(round(share * default), 1) if default else fewest
-
         @settings(
-            max_examples=examples,
+            max_examples=max(round(share * wanted), 1) if wanted else fewest,
             deadline=None,
             derandomize=True,
             database=None,
@@ -49,29 +48,34 @@ def fuzz(request, limited_memory) -> Callable[..., None]:
         @given(strategy)
         def every(value: Any) -> None:
             try:
-                target(value)
+                with limited_memory():
+                    target(value)
             except UsageError as error:
                 assert "\n" not in str(error), "more than one line"
                 assert len(str(error)) < 2_000, "no line that anybody reads"
                 OUTCOMES[name]["refused"] += 1
             else:
                 OUTCOMES[name]["taken"] += 1
+                gc.collect()  # agents, and the files that they map into memory, hold one another
 
+        gc.freeze()
         every()
 
     return run
 
 
-@pytest.fixture(scope="session")
+@contextmanager
 def limited_memory() -> Iterator[None]:
-    """No input makes this process fill the machine's memory: from here on it cannot."""
-    torch.zeros(1)
-    pages = int(Path("/proc/self/statm").read_text().split()[0]) if Path("/proc/self/statm").exists() else 0
+    """What would fill the machine's memory raises a `MemoryError` here."""
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
-    if pages:
-        resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + MEMORY, hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+    statm = Path("/proc/self/statm")
+    if statm.exists():
+        in_use = int(statm.read_text().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (in_use + MEMORY, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 
 def pytest_terminal_summary(terminalreporter) -> None:

@@ -99,10 +99,11 @@ def test_main(fuzz, tmp_path, monkeypatch, capsys):
     """The whole command, but for the work itself: the agent does not learn, play or time anything."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(IRISAgent, "learn_events", lambda *_, **__: iter(()))
-    monkeypatch.setattr(IRISAgent, "evaluate", lambda *_, **__: [])
-    monkeypatch.setattr("iris_gym.commands.bench.benchmark", _refuse)
+    monkeypatch.setattr("iris_gym.agent.evaluate", _refuse)
+    monkeypatch.setattr("iris_gym.recording._episodes", _refuse)
+    monkeypatch.setattr("iris_gym.benchmark.Bench", _refuse)
     monkeypatch.setattr("iris_gym.published.download", _refuse)
-    monkeypatch.setattr("iris_gym.commands.common.torch.set_num_threads", lambda _: None)
+    IRISAgent("ALE/Pong-v5", IRISConfig.tiny(), device="cpu", run_dir="run").save("agent.zip")
 
     def run(arguments: list[str]) -> None:
         with pytest.raises(SystemExit) as exited:
