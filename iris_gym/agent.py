@@ -427,7 +427,7 @@ class IRISAgent(HubAgent, PublishedAgent, BaseAlgorithm):
         """
         run = RunFolder(Path(run_dir))
         run.check_run()
-        run.check_links()
+        run.check_files()
         snapshot = read_snapshot(run_dir, check_stored)
         config = _config_of(snapshot, run_dir)
         if env is None and snapshot.state["env"] is None:

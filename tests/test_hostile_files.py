@@ -182,7 +182,7 @@ def test_a_run_folder_of_links_is_not_written_through(run, tmp_path):
         folder = shutil.copytree(run, tmp_path / name.replace("/", "-"))
         (folder / name).unlink(missing_ok=True)
         (folder / name).symlink_to(mine if name != "config.json" else shutil.copy(run / name, tmp_path / "c.json"))
-        with pytest.raises(UsageError, match="is a link; copy the file"):
+        with pytest.raises(UsageError, match="is a link or no file; copy the run again whole"):
             IRISAgent.resume(folder, Still(), device="cpu")
     assert mine.read_bytes() == bytes(10_000_000)
 

@@ -92,6 +92,7 @@ def test_the_unchanged_agent_is_read(changed):
         ("trainer.position.phase", 9, "trainer.position.phase=9 must be a whole number from 0 to 4"),
         ("trainer.position.epoch", True, "epoch=True must be"),
         ("trainer.position", {}, "trainer.position lacks 'epoch'"),
+        ("trainer.position.more", 1, "trainer.position has an unexpected entry 'more'"),
         ("trainer.updates", [], r"updates=\[\] must be a mapping"),
         ("trainer.updates.world_model", -1, "updates.world_model=-1"),
         ("trainer.metric_counts", {"x": 1}, "tensor 'metric"),

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,12 +63,15 @@ class RunFolder:
         if not self.exists:
             raise UsageError(f"run={str(self.path)!r} is no run folder: it has no {self.config_file.name}")
 
-    def check_links(self) -> None:
-        """Raise `UsageError` where a file of the run is a link: to go on with the run would write to where it leads."""
-        for folder, _, files in os.walk(self.path):
-            for name in files:
-                if os.path.islink(os.path.join(folder, name)):
-                    raise UsageError(f"run={str(self.path)!r}: {os.path.join(folder, name)!r} is a link; copy the file")
+    def check_files(self) -> None:
+        """Raise `UsageError` where a file of the run is a link, a pipe or a device.
+
+        To go on with the run would write to where a link leads, and wait for a pipe.
+        """
+        for folder, _, names in os.walk(self.path):
+            for path in (os.path.join(folder, name) for name in names):
+                if not stat.S_ISREG(os.lstat(path).st_mode):
+                    raise UsageError(f"run={str(self.path)!r}: {path!r} is a link or no file; copy the run again whole")
 
     def create(self, config: dict[str, Any]) -> None:
         self.path.mkdir(parents=True, exist_ok=True)

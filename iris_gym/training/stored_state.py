@@ -111,7 +111,10 @@ TRAINING: Entries = {
 
 
 def check_entries(values: Any, expected: Entries, source: str) -> None:
-    """Raise `UsageError` for the first entry that is missing or no such value. Others beside them are not read."""
+    """Raise `UsageError` for the first entry that is missing, no such value, or one too many in a mapping within.
+
+    Others in `values` itself are not read.
+    """
     if not isinstance(values, dict):
         raise UsageError(f"{source}={shown(values)} must be a mapping")
     for name, check in expected.items():
@@ -119,6 +122,8 @@ def check_entries(values: Any, expected: Entries, source: str) -> None:
             raise UsageError(f"{source} lacks {name!r}")
         if isinstance(check, Mapping):
             check_entries(values[name], check, f"{source}.{name}")
+            if unknown := sorted(values[name].keys() - check.keys()):
+                raise UsageError(f"{source}.{name} has an unexpected entry {shown(unknown[0])}")
         elif words := check(values[name]):
             raise UsageError(f"{source}.{name}={shown(values[name])} must be {words}")
 
