@@ -1,6 +1,5 @@
 """`IRISAgent`: IRIS with the face of a Stable-Baselines3 algorithm."""
 
-import json
 import time
 import warnings
 import weakref
@@ -37,10 +36,12 @@ from iris_gym.envs import check_spaces, make_vec_env
 from iris_gym.errors import UsageError
 from iris_gym.evaluation.evaluate import EpisodeScore, evaluate
 from iris_gym.evaluation.pictures import save_run_pictures
+from iris_gym.evaluation.scores import read_scores
 from iris_gym.hub import HubAgent
 from iris_gym.imagination.dynamics import Dynamics
 from iris_gym.policy import IRISPolicy
 from iris_gym.published import PublishedAgent
+from iris_gym.stored import check_stored
 from iris_gym.training import checkpoint
 from iris_gym.training.checkpoint import Snapshot
 from iris_gym.training.logs import run_logger
@@ -126,6 +127,8 @@ class IRISAgent(HubAgent, PublishedAgent, BaseAlgorithm):
             self.run.create(self.config.to_dict())
         rows = _snapshot.state["replay_rows"] if _snapshot and _run else None
         self.replay = Replay(self.run.replay if self.run else None, rows=rows, device=self.device)
+        if _snapshot is not None and _run is not None:
+            self.replay.check_steps(_snapshot.state["num_actions"], _snapshot.state["n_envs"])
         self.start_frames = _snapshot.start_frames if _snapshot else None
         self._setup_model()
         if _snapshot is not None:
@@ -406,7 +409,7 @@ class IRISAgent(HubAgent, PublishedAgent, BaseAlgorithm):
         Without `env` it can predict, evaluate and dream; to learn further give it one. A run folder is only read; to
         go on in it, use `resume`.
         """
-        snapshot = read_snapshot(path)
+        snapshot = read_snapshot(path, check_stored)
         return cls._from_snapshot(
             snapshot,
             path,
@@ -427,7 +430,8 @@ class IRISAgent(HubAgent, PublishedAgent, BaseAlgorithm):
         """
         run = RunFolder(Path(run_dir))
         run.check_run()
-        snapshot = read_snapshot(run_dir)
+        run.check_files()
+        snapshot = read_snapshot(run_dir, check_stored)
         config = _config_of(snapshot, run_dir)
         if env is None and snapshot.state["env"] is None:
             raise UsageError("env=None is not enough: the run's environment was given as an object; give it again")
@@ -467,9 +471,12 @@ class IRISAgent(HubAgent, PublishedAgent, BaseAlgorithm):
     ) -> None:
         """Load weights from a saved agent, a run folder or what `get_parameters` gave, in place."""
         if isinstance(load_path_or_dict, Mapping):
-            super().set_parameters(dict(load_path_or_dict), exact_match, device)
+            try:
+                super().set_parameters(dict(load_path_or_dict), exact_match, device)
+            except (ValueError, TypeError, RuntimeError, AttributeError) as error:
+                raise UsageError(f"parameters that this agent has not: {' '.join(str(error).split())}") from error
         else:
-            snapshot = read_snapshot(load_path_or_dict)
+            snapshot = read_snapshot(load_path_or_dict, check_stored)
             checkpoint.load_modules(self.models.by_name(), snapshot.weights, repr(str(load_path_or_dict)))
 
     def _snapshot(self) -> Snapshot:
@@ -490,7 +497,7 @@ class IRISAgent(HubAgent, PublishedAgent, BaseAlgorithm):
 
     def _scores(self) -> dict[str, Any] | None:
         file = self.run.scores_file if self.run else None
-        return json.loads(file.read_text()) if file and file.is_file() else None
+        return read_scores(file) if file and file.exists() else None
 
     def _restore(self, snapshot: Snapshot) -> None:
         checkpoint.load_modules(self.models.by_name(), snapshot.weights, "the saved agent")

@@ -10,15 +10,18 @@ from rich.table import Table
 
 from iris_gym.errors import UsageError
 from iris_gym.evaluation.files import write_atomically
+from iris_gym.untrusted.documents import parse_json, read_document
 
 
 def read_result(path: Path) -> dict[str, Any]:
     """A result that `--json` wrote. Raises `UsageError` for any other file."""
     try:
-        result = json.loads(path.read_text())
+        result = parse_json(read_document(path, f"compare={str(path)!r}"))
         if not all(entry["median_s"] > 0 for entry in result["phases"].values()):
             raise ValueError("a phase took no time")
-    except (OSError, UnicodeDecodeError) as error:
+    except UsageError:
+        raise
+    except UnicodeDecodeError as error:
         raise UsageError(f"compare={str(path)!r} cannot be read: {error}") from error
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise UsageError(f"compare={str(path)!r} is not what iris-gym bench --json writes") from error

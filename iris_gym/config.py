@@ -10,8 +10,10 @@ from typing import Any, Literal, get_args, get_type_hints
 
 import yaml
 
+from iris_gym.config_limits import check_limits, check_parameters
 from iris_gym.errors import UsageError
 from iris_gym.types import FRAME_SIZE
+from iris_gym.untrusted.documents import parse_json, parse_yaml, read_document, shown
 
 ATARI_100K_STEPS = 100_000
 
@@ -189,6 +191,7 @@ class IRISConfig:
     def validate(self) -> None:
         """Raise `UsageError` for the first field whose value cannot be used, or fields that contradict each other."""
         self._validate_types()
+        check_limits(vars(self))
         for name in POSITIVE:
             _require(getattr(self, name) > 0, name, getattr(self, name), "must be greater than 0")
         for name in NON_NEGATIVE:
@@ -198,6 +201,7 @@ class IRISConfig:
         beta2 = self.autoencoder_adam_beta2
         _require(beta2 < 1, "autoencoder_adam_beta2", beta2, "must be less than 1")
         self._validate_shapes()
+        check_parameters(vars(self))
         self._validate_protocol()
 
     def _validate_types(self) -> None:
@@ -282,6 +286,9 @@ NON_NEGATIVE = (
 ).split()
 UNIT_INTERVAL = "codebook_decay autoencoder_adam_beta2 transformer_dropout discount td_lambda epsilon".split()
 YAML_SUFFIXES = (".yaml", ".yml")
+
+CONFIG_LIMIT = 200_000
+"""Bytes of the largest config file that is read; all fields together take about 2,000."""
 
 PAPER: dict[str, Any] = dict(
     autoencoder="vqgan",
@@ -373,18 +380,17 @@ def preset_name(name: str, device_type: str = "cpu") -> str:
 def read_mapping(path: str | Path) -> dict[str, Any]:
     """Parse a JSON or YAML file of config fields."""
     path = Path(path)
+    source, is_yaml = f"config file {str(path)!r}", path.suffix in YAML_SUFFIXES
+    content = read_document(path, source, CONFIG_LIMIT)
     try:
-        text = path.read_text()
-        values = yaml.safe_load(text) if path.suffix in YAML_SUFFIXES else json.loads(text)
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"config file {str(path)!r} cannot be read: {error}") from error
-    except (ValueError, yaml.YAMLError) as error:
-        kind = "YAML" if path.suffix in YAML_SUFFIXES else "JSON"
-        raise UsageError(f"config file {str(path)!r} is not valid {kind}: {' '.join(str(error).split())}") from error
+        values = parse_yaml(content) if is_yaml else parse_json(content)
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{source} cannot be read: {error}") from error
+    except ValueError as error:
+        kind = "YAML" if is_yaml else "JSON"
+        raise UsageError(f"{source} is not valid {kind}: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
-        raise UsageError(
-            f"config file {str(path)!r} holds a {type(values).__name__}; it must map names of fields to values"
-        )
+        raise UsageError(f"{source} holds a {type(values).__name__}; it must map names of fields to values")
     _check_names(values)
     return values
 
@@ -393,8 +399,10 @@ def _check_names(values: dict[str, Any]) -> None:
     known = [field.name for field in fields(IRISConfig)]
     for name in values:
         if name not in known:
-            near = difflib.get_close_matches(str(name), known, n=1)
-            raise UsageError(f"{name!r} is no field of IRISConfig" + (f"; did you mean {near[0]!r}?" if near else ""))
+            near = difflib.get_close_matches(shown(name), known, n=1)
+            raise UsageError(
+                f"{shown(name)} is no field of IRISConfig" + (f"; did you mean {near[0]!r}?" if near else "")
+            )
 
 
 def _check_type(name: str, value: Any, expected: Any) -> None:
@@ -413,4 +421,4 @@ def _check_type(name: str, value: Any, expected: Any) -> None:
 
 def _require(condition: bool, name: str, value: Any, what_would_do: str) -> None:
     if not condition:
-        raise UsageError(f"{name}={value!r} {what_would_do}")
+        raise UsageError(f"{name}={shown(value)} {what_would_do}")

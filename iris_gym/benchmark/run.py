@@ -21,6 +21,7 @@ from iris_gym.benchmark.measuring import (
 from iris_gym.benchmark.phases import PHASES, Bench, CacheUse, Phase, bench_env, precision_of, with_batch
 from iris_gym.benchmark.projection import FORMULA, projected_seconds
 from iris_gym.config import IRISConfig
+from iris_gym.config_limits import LARGEST
 from iris_gym.data.replay import Replay
 from iris_gym.errors import UsageError
 from iris_gym.evaluation.scores import versions
@@ -193,7 +194,9 @@ def _check(only: Sequence[str], batch: int | None, repeats: int) -> None:
     unknown = [name for name in only if name not in PHASES]
     if unknown:
         raise UsageError(f"only={unknown[0]!r} is no phase; choose from {', '.join(PHASES)}")
-    if batch is not None and batch < 1:
-        raise UsageError(f"batch={batch} must be greater than 0, or left out")
+    if batch is not None and not 1 <= batch <= LARGEST["autoencoder_batch_size"]:
+        raise UsageError(
+            f"batch={batch} must be greater than 0 and at most {LARGEST['autoencoder_batch_size']}, or left out"
+        )
     if repeats < 1:
         raise UsageError(f"repeats={repeats} must be greater than 0")

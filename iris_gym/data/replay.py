@@ -14,6 +14,7 @@ import json
 import math
 import os
 import shutil
+import stat
 import sys
 import tempfile
 import weakref
@@ -29,8 +30,12 @@ from iris_gym.data.episode import Episode
 from iris_gym.errors import UsageError
 from iris_gym.functional import on_device
 from iris_gym.types import FRAME_SHAPE, Segment
+from iris_gym.untrusted.documents import parse_json, read_document, shown
 
 FORMAT_VERSION = 1
+
+MAX_ROWS = 200_000_000
+"""Twice as many as the longest run that a config can ask for."""
 
 STEP = np.dtype([("action", "<i8"), ("reward", "<f4"), ("environment", "<i4"), ("terminated", "?"), ("truncated", "?")])
 ROW_BYTES = {"frames.bin": math.prod(FRAME_SHAPE), "steps.bin": STEP.itemsize}
@@ -165,6 +170,24 @@ class Replay:
         rows, masks = zip(*windows, strict=True)
         return self._gather(np.stack(rows), np.stack(masks))
 
+    def check_steps(self, num_actions: int, num_environments: int) -> None:
+        """Raise `UsageError` for the first row that these environments cannot have given: the files may be anybody's.
+
+        Of bools every byte but 0 and 1 is refused.
+        """
+        steps = self._steps[: self._rows]
+        bools = np.stack([steps["terminated"], steps["truncated"]]).view(np.uint8)
+        wrong = {
+            f"action is not in 0 to {num_actions - 1}": (steps["action"] < 0) | (steps["action"] >= num_actions),
+            f"environment is not in 0 to {num_environments - 1}": (steps["environment"] < 0)
+            | (steps["environment"] >= num_environments),
+            "reward is not finite": ~np.isfinite(steps["reward"]),
+            "terminated or truncated is neither 0 nor 1": (bools > 1).any(axis=0),
+        }
+        for words, rows in wrong.items():
+            if rows.any():
+                raise UsageError(f"replay {self._folder}: in row {int(rows.argmax())} the {words}")
+
     def flush(self) -> None:
         """Write to disk what is new, then count it. The count changes at once or not at all."""
         self._frames.flush()
@@ -240,22 +263,34 @@ def _counted_rows(folder: Path, wanted: int | None) -> int:
     if rows > counted:
         raise UsageError(f"replay {folder}: {counted} rows were saved, {rows} are asked for; copy it again whole")
     for name, row_bytes in ROW_BYTES.items():
-        size = (folder / name).stat().st_size if (folder / name).exists() else 0
+        size = _size(folder / name)
         if size < rows * row_bytes:
             raise UsageError(f"replay {folder}: {name} has {size} bytes, too few for {rows} rows; copy it again whole")
     return rows
 
 
+def _size(path: Path) -> int:
+    """Bytes of a file, 0 where there is none. It is written to later, so it must not be a link to somewhere else."""
+    if not os.path.lexists(path):
+        return 0
+    if not stat.S_ISREG(path.lstat().st_mode):
+        raise UsageError(f"replay {path.parent}: {path.name} is no regular file; copy it again whole")
+    return path.stat().st_size
+
+
 def _read_header(path: Path) -> int:
     try:
-        header = json.loads(path.read_text())
+        header = parse_json(read_document(path, f"replay {path.parent}: replay.json"))
         version = header["version"]
-        rows = int(header["rows"]) if version == FORMAT_VERSION else 0
+        rows = header["rows"] if version == FORMAT_VERSION else 0
+        if type(rows) is not int or not 0 <= rows <= MAX_ROWS:
+            raise ValueError(f"rows={shown(rows)}")
     except (ValueError, KeyError, TypeError) as error:
         raise UsageError(f"replay {path.parent}: replay.json is damaged; use another folder") from error
     if version != FORMAT_VERSION:
         raise UsageError(
-            f"replay {path.parent}: format version {version}; this release reads {FORMAT_VERSION}, use another folder"
+            f"replay {path.parent}: format version {shown(version)}; this release reads {FORMAT_VERSION}, "
+            "use another folder"
         )
     return rows
 

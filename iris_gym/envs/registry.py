@@ -1,6 +1,7 @@
 """Finding and making registered environments, with errors that say what would do."""
 
 import difflib
+import sys
 from importlib import import_module
 from typing import Any
 
@@ -36,6 +37,12 @@ def find_spec(env_id: str) -> EnvSpec:
     return gym.registry[name]
 
 
+def is_known(env_id: str) -> bool:
+    """Whether `find_spec` runs no code but that of packages which this one names, or which were imported already."""
+    module = env_id.rpartition(":")[0]
+    return not module or module in sys.modules
+
+
 def make(spec: EnvSpec, *, render_mode: str | None = None, **options: Any) -> gym.Env:
     """`gymnasium.make` whose own errors (an unusable option, a missing dependency) become one clear line.
 
@@ -53,8 +60,8 @@ def make(spec: EnvSpec, *, render_mode: str | None = None, **options: Any) -> gy
 def _import(module: str, env_id: str, advice: str) -> Any:
     try:
         return import_module(module)
-    except (ImportError, TypeError) as error:  # TypeError: a relative name
-        raise UsageError(f"env: {env_id!r} cannot be used, for {error}; {advice}") from error
+    except Exception as error:  # of any kind, for a module's own code runs
+        raise UsageError(f"env: {env_id!r} cannot be used, for {' '.join(str(error).split())}; {advice}") from error
 
 
 def _register_minatar(env_id: str) -> None:

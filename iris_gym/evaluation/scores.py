@@ -12,8 +12,10 @@ from statistics import fmean, stdev
 from typing import Any
 
 from iris_gym.envs import is_atari
+from iris_gym.errors import UsageError
 from iris_gym.evaluation.evaluate import EpisodeScore
 from iris_gym.evaluation.files import write_atomically
+from iris_gym.untrusted.documents import parse_json, read_document
 
 PACKAGES = ("iris_gym", "torch", "gymnasium", "ale-py", "stable-baselines3", "numpy")
 """What a score depends on."""
@@ -60,6 +62,20 @@ def summary(env_id: str, scores: Sequence[EpisodeScore], protocol: dict[str, Any
 def write_scores(path: str | os.PathLike[str], summary: dict[str, Any]) -> None:
     """Write a `summary` as JSON, atomically."""
     write_atomically(path, (json.dumps(summary, indent=2) + "\n").encode())
+
+
+def read_scores(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """What `write_scores` wrote. Raises `UsageError` for any other file."""
+    try:
+        scores = parse_json(read_document(os.fspath(path), repr(os.fspath(path))))
+        optional = [scores[name] for name in ("standard_error", "human_normalized") if scores[name] is not None]
+        if not isinstance(scores["episodes"], list) or not all(map(math.isfinite, [scores["mean"], *optional])):
+            raise ValueError("no list of episodes, or a score that is no number")
+    except UsageError:
+        raise
+    except (ValueError, LookupError, TypeError, OverflowError) as error:
+        raise UsageError(f"{os.fspath(path)!r} is not what iris-gym evaluate writes; evaluate again") from error
+    return scores
 
 
 def _game(env_id: str) -> str | None:

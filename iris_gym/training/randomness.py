@@ -1,5 +1,7 @@
 """The random streams of a run, apart from one another and from everybody else's."""
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -30,16 +32,27 @@ class RandomStreams:
         return states
 
     def load_state_dict(self, states: dict[str, Tensor]) -> None:
-        """Restore what `state_dict` gave; on a device of another kind its generators begin anew."""
+        """Restore what `state_dict` gave; on a device of another kind its generators begin anew.
+
+        Raises:
+            UsageError: one of them is no state of a generator.
+        """
         for name, generator in self._generators().items():
             if states[name].shape == generator.get_state().shape:
-                generator.set_state(states[name])
-        torch.set_rng_state(states["global"])
+                _restore(name, generator.set_state, states[name])
+        _restore("global", torch.set_rng_state, states["global"])
         if torch.cuda.is_available() and "global_cuda" in states:
-            torch.cuda.set_rng_state(states["global_cuda"])
+            _restore("global_cuda", torch.cuda.set_rng_state, states["global_cuda"])
 
     def _generators(self) -> dict[str, torch.Generator]:
         return {"collecting": self.collecting, "imagining": self.imagining, "predicting": self.predicting}
+
+
+def _restore(name: str, set_state: Callable[[Tensor], object], state: Tensor) -> None:
+    try:
+        set_state(state)
+    except (RuntimeError, TypeError) as error:
+        raise UsageError(f"the random state {name!r} is none of a generator: {error}") from error
 
 
 def checked_seed(seed: int | None) -> int | None:

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from iris_gym.data.replay import Replay
+from iris_gym.data.replay import STEP, Replay
 from iris_gym.errors import UsageError
 from iris_gym.types import FRAME_SHAPE, Segment
 
@@ -453,3 +453,72 @@ def test_equals_lists(script: list, chunk_rows: int, length: int, align: Literal
             replay = apply(replay, naive, operation, environment, ends, number)
         check_same(replay, naive, length, align, seed)
         replay.close()
+
+
+# ------------------------------------------------------------------ folders of strangers
+
+
+def filled(folder: Path, rows: int = 6) -> Path:
+    with Replay(folder, chunk_rows=8) as replay:
+        for row in range(rows):
+            replay.append(np.zeros((3, 64, 64), np.uint8), row % 3, 1.0, False, row % 2 == 1)
+        replay.flush()
+    return folder
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"version": 1, "rows": -1}',
+        '{"version": 1, "rows": 1.5}',
+        '{"version": 1, "rows": true}',
+        '{"version": 1, "rows": "6"}',
+        '{"version": 1, "rows": 1e999}',
+        '{"version": 1, "rows": NaN}',
+        '{"version": 1, "rows": 1000000000000}',
+        '{"version": 1, "rows": ' + "9" * 5000 + "}",
+        "[" * 100_000,
+        "[]",
+    ],
+    ids=str,
+)
+def test_a_header_of_no_rows_is_refused(text, tmp_path):
+    (filled(tmp_path) / "replay.json").write_text(text)
+    with pytest.raises(UsageError, match=r"replay\.json is damaged"):
+        Replay(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "words"),
+    [
+        ("action", 3, "row 2 the action is not in 0 to 2"),
+        ("action", -1, "row 2 the action is not in 0 to 2"),
+        ("environment", 1, "row 2 the environment is not in 0 to 0"),
+        ("reward", np.nan, "row 2 the reward is not finite"),
+        ("reward", np.inf, "row 2 the reward is not finite"),
+        ("truncated", 2, "row 2 the terminated or truncated is neither 0 nor 1"),
+    ],
+)
+def test_a_row_that_no_environment_gave_is_named(field, value, words, tmp_path):
+    steps = np.fromfile(filled(tmp_path) / "steps.bin", STEP)
+    (steps[field].view(np.uint8) if field == "truncated" else steps[field])[2] = value
+    steps.tofile(tmp_path / "steps.bin")
+    with Replay(tmp_path) as replay, pytest.raises(UsageError, match=words):
+        replay.check_steps(3, 1)
+
+
+def test_the_rows_of_a_sound_replay_are_let_pass(tmp_path):
+    with Replay(filled(tmp_path)) as replay:
+        replay.check_steps(3, 1)
+
+
+@pytest.mark.parametrize("name", ["frames.bin", "steps.bin"])
+@pytest.mark.parametrize("kind", ["link", "pipe", "folder"])
+def test_a_file_that_is_something_else_is_not_written_through(name, kind, tmp_path):
+    path, elsewhere = filled(tmp_path / "replay") / name, tmp_path / "elsewhere"
+    path.rename(elsewhere)
+    {"link": lambda: path.symlink_to(elsewhere), "pipe": lambda: os.mkfifo(path), "folder": path.mkdir}[kind]()
+    before = elsewhere.read_bytes()
+    with pytest.raises(UsageError, match=f"{name} is no regular file"):
+        Replay(tmp_path / "replay")
+    assert elsewhere.read_bytes() == before
