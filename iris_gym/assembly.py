@@ -28,6 +28,7 @@ from iris_gym.training.collector import Collector
 from iris_gym.training.frame_cache import FrameCache
 from iris_gym.training.learner import Learner, LearnerPlan
 from iris_gym.training.losses import actor_critic_loss, autoencoder_loss, world_model_loss
+from iris_gym.training.parts import actor_critic_parts, autoencoder_parts, world_model_parts
 from iris_gym.training.randomness import RandomStreams
 from iris_gym.training.trainer import Trainer
 from iris_gym.types import FRAME_SIZE
@@ -168,6 +169,7 @@ def build_learners(config: IRISConfig, models: Models, streams: RandomStreams) -
 
 
 def _autoencoder_learner(config: IRISConfig, models: Models) -> Learner:
+    parts = config.accumulate_gradients
     return Learner(
         "autoencoder",
         models.tokenizer,
@@ -185,10 +187,12 @@ def _autoencoder_learner(config: IRISConfig, models: Models) -> Learner:
             align="start",
         ),
         max_gradient_norm=config.max_gradient_norm,
+        loss_parts=autoencoder_parts(models.tokenizer, parts) if parts > 1 else None,
     )
 
 
 def _world_model_learner(config: IRISConfig, models: Models, cache: FrameCache) -> Learner:
+    parts = config.accumulate_gradients
     return Learner(
         "world_model",
         models.world_model,
@@ -205,24 +209,25 @@ def _world_model_learner(config: IRISConfig, models: Models, cache: FrameCache) 
             align="start",
         ),
         max_gradient_norm=config.max_gradient_norm,
+        loss_parts=world_model_parts(cache, models.world_model, parts) if parts > 1 else None,
     )
 
 
 def _actor_critic_learner(config: IRISConfig, models: Models, cache: FrameCache, streams: RandomStreams) -> Learner:
+    parts = config.accumulate_gradients
+    networks = cache, Dynamics(models.tokenizer, models.world_model), models.actor_critic
+    dreaming: dict[str, Any] = dict(
+        horizon=config.imagination_horizon,
+        discount=config.discount,
+        lambda_=config.td_lambda,
+        entropy_weight=config.entropy_weight,
+        generator=streams.imagining,
+    )
     return Learner(
         "actor_critic",
         models.actor_critic,
         torch.optim.Adam(models.actor_critic.parameters(), config.actor_critic_learning_rate),
-        actor_critic_loss(
-            cache,
-            Dynamics(models.tokenizer, models.world_model),
-            models.actor_critic,
-            horizon=config.imagination_horizon,
-            discount=config.discount,
-            lambda_=config.td_lambda,
-            entropy_weight=config.entropy_weight,
-            generator=streams.imagining,
-        ),
+        actor_critic_loss(*networks, **dreaming),
         LearnerPlan(
             start_after=config.start_actor_critic_after,
             stop_after=None,
@@ -232,6 +237,7 @@ def _actor_critic_learner(config: IRISConfig, models: Models, cache: FrameCache,
             align="end",
         ),
         max_gradient_norm=config.max_gradient_norm,
+        loss_parts=actor_critic_parts(*networks, parts, **dreaming) if parts > 1 else None,
     )
 
 

@@ -1,15 +1,16 @@
 """What several commands share."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated
 
 import torch
+import tyro
 from rich.console import Console
 
 from iris_gym.config import IRISConfig
 from iris_gym.errors import UsageError
 
-Preset = Literal["auto", "default", "paper", "small", "tiny"]
+Preset = Annotated[str, tyro.conf.arg(metavar="{auto,default,paper,small,tiny}[+freeway][+low-memory]")]
 
 SMALL_WIDTH = 128
 """Of a transformer whose operations are too short to be shared among threads."""

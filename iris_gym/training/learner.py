@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from iris_gym.training.losses import Loss
+from iris_gym.training.parts import LossParts
 from iris_gym.types import Segment
 
 LAST_FACTOR = 0.05
@@ -40,7 +41,10 @@ class LearnerPlan:
 
 
 class Learner:
-    """A module, its optimizer and its loss. The module is in training mode during its own updates and no others."""
+    """A module, its optimizer and its loss. The module is in training mode during its own updates and no others.
+
+    With `loss_parts` a batch is gone through in parts, whose losses add up to `loss`.
+    """
 
     def __init__(
         self,
@@ -51,11 +55,13 @@ class Learner:
         plan: LearnerPlan,
         *,
         max_gradient_norm: float,
+        loss_parts: LossParts | None = None,
     ) -> None:
         self.name = name
         self.module = module
         self.optimizer = optimizer
         self.loss = loss
+        self.loss_parts = loss_parts
         self.plan = plan
         self.max_gradient_norm = max_gradient_norm
         self.learning_rates = [group["lr"] for group in optimizer.param_groups]
@@ -70,11 +76,22 @@ class Learner:
         self.module.train()
         try:
             self.optimizer.zero_grad(set_to_none=True)
-            loss, metrics = self.loss(segment)
-            loss.backward()
+            metrics = self._backward(segment)
             norm = nn.utils.clip_grad_norm_(self.module.parameters(), self.max_gradient_norm)
             self.optimizer.step()
         finally:
             self.module.eval()
         self.updates += 1
         return metrics | {"gradient_norm": norm.detach()}
+
+    def _backward(self, segment: Segment) -> dict[str, Tensor]:
+        """Add up the gradient, in parts where these are given; returns the loss's metrics."""
+        if self.loss_parts is None:
+            loss, metrics = self.loss(segment)
+            loss.backward()
+            return metrics
+        total: dict[str, Tensor] = {}
+        for loss, metrics in self.loss_parts(segment):
+            loss.backward()
+            total = {name: total[name] + value if total else value for name, value in metrics.items()}
+        return total
