@@ -34,8 +34,10 @@ from iris_gym.data.replay import Replay
 from iris_gym.dream import DreamVectorEnv
 from iris_gym.envs import check_spaces, make_vec_env
 from iris_gym.errors import UsageError
-from iris_gym.evaluation.evaluate import EpisodeScore, evaluate
+from iris_gym.evaluation.evaluate import MAX_STEPS, check_temperature, evaluate
 from iris_gym.evaluation.pictures import save_run_pictures
+from iris_gym.evaluation.players import PolicyPlayer
+from iris_gym.evaluation.rows import EpisodeScore, OpenEnv, games
 from iris_gym.evaluation.scores import read_scores
 from iris_gym.hub import HubAgent
 from iris_gym.imagination.dynamics import Dynamics
@@ -56,9 +58,6 @@ from iris_gym.training.trainer import (
     StepTaken,
     check_total_timesteps,
 )
-
-EVALUATION_ROWS = 8
-"""Games that an evaluation plays at once."""
 
 
 class IRISAgent(HubAgent, PublishedAgent, BaseAlgorithm):
@@ -329,39 +328,47 @@ class IRISAgent(HubAgent, PublishedAgent, BaseAlgorithm):
         *,
         env_id: str | None = None,
         temperature: float | None = None,
+        preprocessing: str | None = None,
         seed: int = 0,
+        workers: int = 1,
+        max_steps: int = MAX_STEPS,
         on_episode: Any = None,
     ) -> list[EpisodeScore]:
         """Play whole episodes of the real environment under its evaluation protocol; see `evaluation.evaluate`.
 
-        `env_id` defaults to the agent's own; `temperature` to `config.eval_temperature`, and 0 is greedy.
+        `env_id` defaults to the agent's own, `preprocessing` to the config's, and `temperature` to
+        `config.eval_temperature`; 0 is greedy.
         """
-        config = self.config
+        return evaluate(
+            self.evaluation_player(temperature),
+            self.evaluation_games(env_id, preprocessing),
+            episodes=episodes,
+            seed=seed,
+            workers=workers,
+            max_steps=max_steps,
+            on_episode=on_episode,
+        )
+
+    def evaluation_player(self, temperature: float | None = None) -> PolicyPlayer:
+        """The agent as `evaluation.evaluate` takes a player; `temperature` defaults to `config.eval_temperature`."""
+        temperature = self.config.eval_temperature if temperature is None else temperature
+        check_temperature(temperature)
+        return PolicyPlayer(self.policy.acting, temperature)
+
+    def evaluation_games(self, env_id: str | None = None, preprocessing: str | None = None) -> OpenEnv:
+        """Makes evaluation environments of the agent's id, or of another with the same actions."""
         env_id = env_id or self.env_id
         if env_id is None:
             raise UsageError("env_id=None is not known, for the agent was given an environment without its id; give it")
-        env = make_vec_env(
-            env_id,
-            min(max(episodes, 1), EVALUATION_ROWS),
-            evaluation=True,
-            atari_100k=config.atari_100k,
-            preprocessing=config.preprocessing,
-        )
-        try:
-            if env.action_space != self.action_space:
-                raise UsageError(
-                    f"env_id={env_id!r} has actions {env.action_space}, the agent was made for {self.action_space}"
-                )
-            return evaluate(
-                self.policy.acting,
-                env,
-                episodes=episodes,
-                temperature=config.eval_temperature if temperature is None else temperature,
-                seed=seed,
-                on_episode=on_episode,
+        config = self.config
+        open_env = games(env_id, atari_100k=config.atari_100k, preprocessing=preprocessing or config.preprocessing)
+        env = open_env()
+        env.close()
+        if env.action_space != self.action_space:
+            raise UsageError(
+                f"env_id={env_id!r} has actions {env.action_space}, the agent was made for {self.action_space}"
             )
-        finally:
-            env.close()
+        return open_env
 
     def make_dream_env(self, num_envs: int, **keywords: Any) -> DreamVectorEnv:
         """What the agent has learned of its environment, as a vector environment; see `DreamVectorEnv` for `keywords`.

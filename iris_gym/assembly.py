@@ -30,6 +30,7 @@ from iris_gym.training.collector import Collector
 from iris_gym.training.frame_cache import FrameCache
 from iris_gym.training.learner import Learner, LearnerPlan
 from iris_gym.training.losses import Imagination, actor_critic_loss, autoencoder_loss, imagine, world_model_loss
+from iris_gym.training.parts import actor_critic_parts, autoencoder_parts, world_model_parts
 from iris_gym.training.randomness import RandomStreams
 from iris_gym.training.trainer import Trainer
 from iris_gym.types import FRAME_SIZE
@@ -239,6 +240,7 @@ def _device(module: nn.Module) -> torch.device:
 
 
 def _autoencoder_learner(config: IRISConfig, models: Models) -> Learner:
+    parts = config.accumulate_gradients
     return Learner(
         "autoencoder",
         models.tokenizer,
@@ -257,10 +259,12 @@ def _autoencoder_learner(config: IRISConfig, models: Models) -> Learner:
         ),
         max_gradient_norm=config.max_gradient_norm,
         numerics=_numerics(config, models.tokenizer),
+        loss_parts=autoencoder_parts(models.tokenizer, parts) if parts > 1 else None,
     )
 
 
 def _world_model_learner(config: IRISConfig, models: Models, cache: FrameCache) -> Learner:
+    parts = config.accumulate_gradients
     return Learner(
         "world_model",
         models.world_model,
@@ -277,6 +281,7 @@ def _world_model_learner(config: IRISConfig, models: Models, cache: FrameCache) 
             align="start",
         ),
         max_gradient_norm=config.max_gradient_norm,
+        loss_parts=world_model_parts(cache, models.world_model, parts) if parts > 1 else None,
         numerics=_numerics(config, models.world_model),
     )
 
@@ -284,19 +289,20 @@ def _world_model_learner(config: IRISConfig, models: Models, cache: FrameCache) 
 def _actor_critic_learner(
     config: IRISConfig, models: Models, cache: FrameCache, streams: RandomStreams, frozen: Frozen
 ) -> Learner:
+    parts = config.accumulate_gradients
+    imagination = build_imagination(config, models, frozen, streams.imagining)
+    networks = cache, imagination, models.actor_critic
+    learning: dict[str, Any] = dict(
+        discount=config.discount,
+        lambda_=config.td_lambda,
+        entropy_weight=config.entropy_weight,
+        refresh=frozen.refresh,
+    )
     return Learner(
         "actor_critic",
         models.actor_critic,
         torch.optim.Adam(models.actor_critic.parameters(), config.actor_critic_learning_rate),
-        actor_critic_loss(
-            cache,
-            build_imagination(config, models, frozen, streams.imagining),
-            models.actor_critic,
-            discount=config.discount,
-            lambda_=config.td_lambda,
-            entropy_weight=config.entropy_weight,
-            refresh=frozen.refresh,
-        ),
+        actor_critic_loss(*networks, **learning),
         LearnerPlan(
             start_after=config.start_actor_critic_after,
             stop_after=None,
@@ -307,6 +313,7 @@ def _actor_critic_learner(
         ),
         max_gradient_norm=config.max_gradient_norm,
         numerics=_numerics(config, models.actor_critic, dtype=torch.float32),
+        loss_parts=actor_critic_parts(*networks, parts, **learning) if parts > 1 else None,
     )
 
 

@@ -104,6 +104,9 @@ class IRISConfig:
     actor_critic_updates_per_epoch: int = 200
     max_gradient_norm: float = 10.0
     """Gradients are clipped to this norm, each component's by itself."""
+    accumulate_gradients: int = 1
+    """Parts in which a batch goes through a network, one after another, while the gradients add up: the same update in
+    less memory. Only dropout is drawn anew for each part."""
 
     precision: Literal["auto", "bf16", "float32"] = "auto"
     """Of autoencoder and world model in training, weights aside. auto: bf16 where the device has it and the networks
@@ -276,7 +279,7 @@ POSITIVE = (
     "autoencoder_learning_rate autoencoder_batch_size transformer_layers transformer_embed_dim transformer_heads "
     "transformer_learning_rate transformer_batch_size lstm_dim discount actor_critic_learning_rate "
     "actor_critic_batch_size max_gradient_norm env_steps_per_epoch total_epochs checkpoint_interval "
-    "keep_checkpoints eval_episodes"
+    "keep_checkpoints eval_episodes accumulate_gradients"
 ).split()
 NON_NEGATIVE = (
     "perceptual_weight foreground_weight commitment_weight dead_code_threshold autoencoder_updates_per_epoch "
@@ -364,17 +367,35 @@ TINY: dict[str, Any] = dict(
 PRESETS: dict[str, dict[str, Any]] = {"default": {}, "paper": PAPER, "small": SMALL, "tiny": TINY}
 
 
+HARD_CASES: dict[str, dict[str, Any]] = {
+    # Micheli et al. 2023, appendix: for Freeway alone actions are sampled at temperature 0.01 while collecting. A
+    # random walk hardly ever crosses the road, and an agent that has seen no reward has nothing to learn from.
+    "freeway": dict(collect_temperature=0.01),
+    # A GPU of little memory. The same updates, but for dropout's draws: batches stay as large as they were.
+    "low-memory": dict(accumulate_gradients=8, gradient_checkpointing=True),
+}
+"""What is known to help in a hard case, as changes to any preset."""
+
+
 def preset(name: str, device_type: str = "cpu") -> IRISConfig:
-    """The config of a preset; `auto` is default on a GPU and small elsewhere."""
-    name = preset_name(name, device_type)
-    if name not in PRESETS:
-        raise UsageError(f"preset={name!r} is unknown; choose one of auto, {', '.join(PRESETS)}")
-    return IRISConfig(**PRESETS[name])
+    """The config of a preset, such as `paper`, or of a preset and hard cases, such as `paper+freeway+low-memory`.
+
+    `auto` is default on a GPU and small elsewhere.
+    """
+    base, *cases = preset_name(name, device_type).split("+")
+    if base not in PRESETS or not set(cases) <= set(HARD_CASES):
+        raise UsageError(
+            f"preset={name!r} is unknown; choose one of auto, {', '.join(PRESETS)}, and after it as many as you like "
+            f"of {', '.join('+' + case for case in HARD_CASES)}"
+        )
+    changes = {field: value for case in cases for field, value in HARD_CASES[case].items()}
+    return IRISConfig(**(PRESETS[base] | changes))
 
 
 def preset_name(name: str, device_type: str = "cpu") -> str:
-    """What `auto` stands for; any other name as it is."""
-    return ("default" if device_type == "cuda" else "small") if name == "auto" else name
+    """What `auto` stands for, hard cases kept; any other name as it is."""
+    base, plus, cases = name.partition("+")
+    return ("default" if device_type == "cuda" else "small") + plus + cases if base == "auto" else name
 
 
 def read_mapping(path: str | Path) -> dict[str, Any]:

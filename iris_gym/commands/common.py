@@ -1,16 +1,17 @@
 """What several commands share."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated
 
 import torch
+import tyro
 from rich.console import Console
 
 from iris_gym.config import IRISConfig
 from iris_gym.errors import UsageError
 from iris_gym.untrusted.documents import shown
 
-Preset = Literal["auto", "default", "paper", "small", "tiny"]
+Preset = Annotated[str, tyro.conf.arg(metavar="{auto,default,paper,small,tiny}[+freeway][+low-memory]")]
 
 MOST_THREADS = 1_024
 

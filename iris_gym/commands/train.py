@@ -28,7 +28,8 @@ class Train:
 
     hyperparameters: Annotated[IRISConfig, tyro.conf.arg(name="")]
     preset: Preset = "auto"
-    """Where the hyperparameters start from; auto is default on a GPU and small elsewhere."""
+    """Where the hyperparameters start from; auto is default on a GPU and small elsewhere. +freeway and +low-memory are
+    for those hard cases."""
     config: Path | None = None
     """A JSON or YAML file with any of the hyperparameters."""
     total_timesteps: int | None = None

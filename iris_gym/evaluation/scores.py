@@ -26,7 +26,7 @@ def human_normalized(env_id: str, mean: float) -> float | None:
 
     None where `env_id` is none of the 26 games of Atari 100k. MinAtar's games of the same names are others.
     """
-    table, game = reference_scores(), _game(env_id)
+    table, game = reference_scores(), atari_game(env_id)
     if game not in table["human"]:
         return None
     random, human = table["random"][game], table["human"][game]
@@ -78,7 +78,7 @@ def read_scores(path: str | os.PathLike[str]) -> dict[str, Any]:
     return scores
 
 
-def _game(env_id: str) -> str | None:
+def atari_game(env_id: str) -> str | None:
     """The Atari game of an id, "Pong" of `ALE/Pong-v5` and of the older `PongNoFrameskip-v4`; None of any other."""
     name = re.fullmatch(r"(?:ALE/)?(\w+?)(?:NoFrameskip|Deterministic)?-v\d+", env_id.rpartition(":")[2])
     return name[1] if name and is_atari(env_id) else None

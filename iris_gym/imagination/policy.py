@@ -39,6 +39,11 @@ class Policy:
         return self.actor_critic.burn_in(self.tokenizer.reconstruct(unit_frames(frames)), mask)
 
     @torch.no_grad()
+    def logits(self, frames: Tensor, state: RecurrentState) -> tuple[Tensor, RecurrentState]:
+        """Action logits (B, A) at real frames (B, 3, 64, 64) uint8, and the next state."""
+        return self.actor_critic.act(self.tokenizer.reconstruct(unit_frames(frames)), state)
+
+    @torch.no_grad()
     def act(
         self,
         frames: Tensor,
@@ -53,7 +58,7 @@ class Policy:
         Actions are drawn from the policy's logits divided by `temperature`; 0 takes the likeliest. With probability
         `epsilon` an action is uniformly random instead.
         """
-        logits, state = self.actor_critic.act(self.tokenizer.reconstruct(unit_frames(frames)), state)
+        logits, state = self.logits(frames, state)
         actions = sample_categorical(logits, temperature=temperature, generator=generator)
         if epsilon:
             random_actions = torch.randint(logits.shape[1], actions.shape, generator=generator, device=actions.device)

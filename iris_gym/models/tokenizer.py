@@ -73,13 +73,14 @@ class Tokenizer(nn.Module):
         )
         return Tokenizer(encoder, decoder, self.quantizer)
 
-    def loss(self, frames: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, frames: Tensor, foreground_weights: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss on frames (N, 3, 64, 64) in [0, 1], and metrics.
 
         The sum of the pixel error's mean in [-1, 1], the codebook's own loss, and the weighted commitment, perceptual
         distance, and pixel error once more, weighted by `foreground`. Among the metrics are the terms before their
         weights, `reconstruction_loss` as mean squared error on the [0, 1] scale, whatever the pixel error is, and
-        `token_counts` (V,), how often each code was used.
+        `token_counts` (V,), how often each code was used. `foreground_weights` (N, 1, 64, 64) are given where the
+        frames are part of a larger batch, from whose mean frame the foreground differs.
         """
         outputs, grid = self._encoder_outputs(frames)
         quantization = self.quantizer(outputs)
@@ -88,7 +89,7 @@ class Tokenizer(nn.Module):
         terms = {
             "commitment_loss": (self.commitment_weight, quantization.commitment),
             "codebook_loss": (1.0, quantization.codebook_loss),
-            **self._reconstruction_terms(reconstructions, frames, difference),
+            **self._reconstruction_terms(reconstructions, frames, difference, foreground_weights),
         }
         loss = sum((weight * value for weight, value in terms.values()), start=frames.new_zeros(()))
         metrics = {name: value.detach() for name, (_, value) in terms.items()}
@@ -100,18 +101,24 @@ class Tokenizer(nn.Module):
         return loss, metrics
 
     def _reconstruction_terms(
-        self, reconstructions: Tensor, frames: Tensor, difference: Tensor
+        self, reconstructions: Tensor, frames: Tensor, difference: Tensor, weights: Tensor | None
     ) -> dict[str, tuple[float, Tensor]]:
         """The terms that compare pictures, each with its weight; `difference` is in [-1, 1], the frames in [0, 1]."""
         error = self.pixel_error(difference)
         terms = {"pixel_loss": (1.0, error.mean())}
         if self.foreground_weight:
-            terms["foreground_loss"] = (self.foreground_weight, (error * foreground(frames)).mean())
+            weights = foreground(frames) if weights is None else weights
+            terms["foreground_loss"] = (self.foreground_weight, (error * weights).mean())
         if self.perceptual_weight:
             assert self.perceptual_distance is not None
             distance = self.perceptual_distance(2 * reconstructions - 1, 2 * frames - 1)
             terms["perceptual_loss"] = (self.perceptual_weight, distance)
         return terms
+
+    @torch.no_grad()
+    def encoder_outputs(self, frames: Tensor) -> Tensor:
+        """What the encoder makes of frames (N, 3, 64, 64) in [0, 1], before the codebook: (N · K, D)."""
+        return self._encoder_outputs(frames)[0]
 
     def _encoder_outputs(self, frames: Tensor) -> tuple[Tensor, int]:
         """Frames (N, 3, 64, 64) to encoder outputs (N · K, D), row-major a frame, and the side g of the grid."""

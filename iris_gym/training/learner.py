@@ -1,5 +1,6 @@
 """One component that learns: loss, backward, clip, step."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -8,7 +9,10 @@ from torch.optim import Optimizer
 
 from iris_gym.accelerate import PLAIN, Numerics
 from iris_gym.training.losses import Loss
+from iris_gym.training.parts import LossParts
 from iris_gym.types import Segment
+
+LossAndMetrics = tuple[Tensor, dict[str, Tensor]]
 
 LAST_FACTOR = 0.05
 """Of the learning rate, in the last epoch of a component that slows before it stops."""
@@ -41,7 +45,10 @@ class LearnerPlan:
 
 
 class Learner:
-    """A module, its optimizer and its loss. The module is in training mode during its own updates and no others."""
+    """A module, its optimizer and its loss. The module is in training mode during its own updates and no others.
+
+    With `loss_parts` a batch is gone through in parts, whose losses add up to `loss`.
+    """
 
     def __init__(
         self,
@@ -53,11 +60,13 @@ class Learner:
         *,
         max_gradient_norm: float,
         numerics: Numerics = PLAIN,
+        loss_parts: LossParts | None = None,
     ) -> None:
         self.name = name
         self.module = module
         self.optimizer = optimizer
         self.loss = loss
+        self.loss_parts = loss_parts
         self.plan = plan
         self.max_gradient_norm = max_gradient_norm
         self.numerics = numerics
@@ -73,13 +82,29 @@ class Learner:
         self.module.train()
         try:
             self.optimizer.zero_grad(set_to_none=True)
-            with self.numerics.update():
-                with self.numerics.forward(segment.frames.device):
-                    loss, metrics = self.loss(segment)
-                loss.backward()
+            metrics = self._backward(segment)
             norm = nn.utils.clip_grad_norm_(self.module.parameters(), self.max_gradient_norm)
             self.optimizer.step()
         finally:
             self.module.eval()
         self.updates += 1
         return metrics | {"gradient_norm": norm.detach()}
+
+    def _backward(self, segment: Segment) -> dict[str, Tensor]:
+        """Add up the gradient, in parts where these are given; returns the loss's metrics."""
+        parts = self._whole(segment) if self.loss_parts is None else self.loss_parts(segment)
+        total: dict[str, Tensor] = {}
+        with self.numerics.update():
+            while part := self._next(parts, segment):
+                loss, metrics = part
+                loss.backward()
+                total = {name: total[name] + value if total else value for name, value in metrics.items()}
+        return total
+
+    def _whole(self, segment: Segment) -> Iterator[LossAndMetrics]:
+        yield self.loss(segment)
+
+    def _next(self, parts: Iterator[LossAndMetrics], segment: Segment) -> LossAndMetrics | None:
+        """The forward pass of the next part, in the dtype that the numerics say."""
+        with self.numerics.forward(segment.frames.device):
+            return next(parts, None)
