@@ -172,7 +172,10 @@ def _autoencoder_learner(config: IRISConfig, models: Models) -> Learner:
         "autoencoder",
         models.tokenizer,
         torch.optim.Adam(
-            models.tokenizer.parameters(), config.autoencoder_learning_rate, (0.9, config.autoencoder_adam_beta2)
+            models.tokenizer.parameters(),
+            config.autoencoder_learning_rate,
+            (0.9, config.autoencoder_adam_beta2),
+            fused=_fused(models.tokenizer),
         ),
         autoencoder_loss(models.tokenizer),
         LearnerPlan(
@@ -185,6 +188,7 @@ def _autoencoder_learner(config: IRISConfig, models: Models) -> Learner:
             align="start",
         ),
         max_gradient_norm=config.max_gradient_norm,
+        max_bad_updates=config.max_bad_updates,
     )
 
 
@@ -193,7 +197,9 @@ def _world_model_learner(config: IRISConfig, models: Models, cache: FrameCache) 
         "world_model",
         models.world_model,
         torch.optim.AdamW(
-            models.world_model.weight_decay_groups(config.transformer_weight_decay), config.transformer_learning_rate
+            models.world_model.weight_decay_groups(config.transformer_weight_decay),
+            config.transformer_learning_rate,
+            fused=_fused(models.world_model),
         ),
         world_model_loss(cache, models.world_model),
         LearnerPlan(
@@ -205,6 +211,7 @@ def _world_model_learner(config: IRISConfig, models: Models, cache: FrameCache) 
             align="start",
         ),
         max_gradient_norm=config.max_gradient_norm,
+        max_bad_updates=config.max_bad_updates,
     )
 
 
@@ -212,7 +219,9 @@ def _actor_critic_learner(config: IRISConfig, models: Models, cache: FrameCache,
     return Learner(
         "actor_critic",
         models.actor_critic,
-        torch.optim.Adam(models.actor_critic.parameters(), config.actor_critic_learning_rate),
+        torch.optim.Adam(
+            models.actor_critic.parameters(), config.actor_critic_learning_rate, fused=_fused(models.actor_critic)
+        ),
         actor_critic_loss(
             cache,
             Dynamics(models.tokenizer, models.world_model),
@@ -232,7 +241,13 @@ def _actor_critic_learner(config: IRISConfig, models: Models, cache: FrameCache,
             align="end",
         ),
         max_gradient_norm=config.max_gradient_norm,
+        max_bad_updates=config.max_bad_updates,
     )
+
+
+def _fused(module: nn.Module) -> bool | None:
+    """Whether an optimizer has to be fused: on a GPU, where `Learner` skips bad updates without waiting for it."""
+    return True if next(module.parameters()).device.type != "cpu" else None
 
 
 SAVED_START_FRAMES = 256

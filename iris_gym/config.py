@@ -102,6 +102,8 @@ class IRISConfig:
     actor_critic_updates_per_epoch: int = 200
     max_gradient_norm: float = 10.0
     """Gradients are clipped to this norm, each component's by itself."""
+    max_bad_updates: int = 10
+    """Updates in a row with a loss or gradient that is not finite, each of them skipped, after which the run stops."""
 
     env_steps_per_epoch: int = 200
     total_epochs: int = 600
@@ -124,6 +126,8 @@ class IRISConfig:
     """Epochs between evaluations in the real environment. 0: never."""
     eval_episodes: int = 16
     """Episodes of an evaluation during training."""
+    max_eval_steps: int = 27_000
+    """Steps after which an episode of an evaluation is cut; as many as 108,000 frames, at which Atari games are cut."""
 
     checkpoint_interval: int = 5
     """Epochs between checkpoints and pictures in the run folder."""
@@ -264,7 +268,7 @@ POSITIVE = (
     "autoencoder_learning_rate autoencoder_batch_size transformer_layers transformer_embed_dim transformer_heads "
     "transformer_learning_rate transformer_batch_size lstm_dim discount actor_critic_learning_rate "
     "actor_critic_batch_size max_gradient_norm env_steps_per_epoch total_epochs checkpoint_interval "
-    "keep_checkpoints eval_episodes"
+    "keep_checkpoints eval_episodes max_bad_updates max_eval_steps"
 ).split()
 NON_NEGATIVE = (
     "perceptual_weight foreground_weight commitment_weight dead_code_threshold autoencoder_updates_per_epoch "

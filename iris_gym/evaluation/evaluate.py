@@ -35,6 +35,7 @@ def evaluate(
     temperature: float,
     seed: int,
     on_episode: Callable[[EpisodeScore], None] | None = None,
+    max_steps: int | None = None,
 ) -> list[EpisodeScore]:
     """Play whole episodes without random actions, and count their raw rewards.
 
@@ -44,12 +45,12 @@ def evaluate(
     share one random generator. Torch's and NumPy's global random states are left alone.
 
     Args:
-        env: the evaluation environment. It is reset at the start of every round and left in the middle of the last;
-            its episodes have to end some time.
+        env: the evaluation environment. It is reset at the start of every round and left in the middle of the last.
         episodes: how many to play, 1 or more. Rows that the last round does not need are not waited for.
         temperature: divides the policy's logits; 0 takes the likeliest action.
         seed: of the first episode, and of the actions' own random generator; 0 or more.
         on_episode: called with every counted episode as soon as it ends.
+        max_steps: after which an episode is cut. None: never, and every episode has to end some time.
 
     Returns:
         The scores in the order of their seeds.
@@ -63,7 +64,9 @@ def evaluate(
     for played in range(0, episodes, env.num_envs):
         count = min(env.num_envs, episodes - played)
         initial_state = policy.initial_state(env.num_envs)
-        scores += _play_round(env, act, initial_state, count=count, seed=seed + played, on_episode=on_episode)
+        scores += _play_round(
+            env, act, initial_state, count=count, seed=seed + played, on_episode=on_episode, max_steps=max_steps
+        )
     return scores
 
 
@@ -105,6 +108,7 @@ def _play_round(
     count: int,
     seed: int,
     on_episode: Callable[[EpisodeScore], None] | None,
+    max_steps: int | None,
 ) -> list[EpisodeScore]:
     """One episode, with `seed + i`, in each of the first `count` rows i.
 
@@ -121,8 +125,9 @@ def _play_round(
         observations, rewards, dones, infos = env.step(actions)
         returns += rewards
         length += 1
-        for row in [row for row in range(count) if dones[row] and row not in scores]:
-            truncated = bool(infos[row].get("TimeLimit.truncated", False))
+        cut = length == max_steps
+        for row in [row for row in range(count) if (dones[row] or cut) and row not in scores]:
+            truncated = not dones[row] or bool(infos[row].get("TimeLimit.truncated", False))
             scores[row] = EpisodeScore(float(returns[row]), length, seed + row, truncated)
             if on_episode:
                 on_episode(scores[row])
