@@ -36,7 +36,6 @@ KINDS = {
     "atari, sticky actions": [*TINY, *BREAKOUT, "--no-atari-100k"],
     "minigrid, evaluated": [*TINY, *GRID, "--eval-interval", "2", "--eval-episodes", "2"],
     "minigrid, autoencoder stops": [*TINY, *GRID, "--stop-autoencoder-after", "4", "--slow-autoencoder-after", "2"],
-    "minigrid, published autoencoder": [*TINY, *GRID, "--autoencoder", "vqgan", "--encoder-channels", "32"],
 }
 TIMES = ("time/fps", "time/time_elapsed")
 STOPS = [signal.SIGKILL] * 8 + [signal.SIGTERM, signal.SIGINT]
@@ -45,17 +44,22 @@ STATUS = {signal.SIGTERM: 143, signal.SIGINT: 130}
 
 def train(arguments: list[str], folder: Path, log: Path) -> int:
     """Fork a process that trains; returns its id."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, STATUS)  # a signal is not to find the child before it trains
     process = os.fork()
     if process:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STATUS)
         return process
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(output, 1)
     os.dup2(output, 2)
     status = 99
     try:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STATUS)
         main(["train", "--run-dir", str(folder), "--resume", *arguments])
     except SystemExit as error:
         status = int(error.code or 0)
+    except KeyboardInterrupt:
+        status = 130
     finally:
         sys.stdout.flush()
         os._exit(status)
@@ -71,10 +75,15 @@ def straight(arguments: list[str], folder: Path, log: Path) -> float:
 
 def stopped(arguments: list[str], folder: Path, log: Path, seconds: float, number: signal.Signals) -> bool:
     """Train, and send a signal after some seconds. Whether that stopped it, rather than that it had ended by then."""
-    process = train(arguments, folder, log)
-    time.sleep(seconds)
-    os.kill(process, number)
-    status = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+    process, begun = train(arguments, folder, log), time.monotonic()
+    ended, wait_status = 0, 0
+    while not ended and time.monotonic() - begun < seconds:
+        time.sleep(0.001)
+        ended, wait_status = os.waitpid(process, os.WNOHANG)
+    if not ended:
+        os.kill(process, number)
+        _, wait_status = os.waitpid(process, 0)
+    status = os.waitstatus_to_exitcode(wait_status)
     expected = {0, -number, STATUS.get(number, -number)}
     assert status in expected, f"{number.name} ended a run with status {status}: {log.read_text()}"
     return status != 0
@@ -134,9 +143,10 @@ def kill(kind: str, root: Path, wanted: int, draws: random.Random) -> tuple[int,
         folder, runs = root / f"killed-{runs}", runs + 1
         while True:
             # Kill early at times, when there is nothing to resume yet; but let it come to its end in the end.
-            moment = draws.uniform(0, seconds) if signals < wanted else 2 * seconds + 10
+            moment = draws.uniform(0, seconds) if signals < wanted else 600
             number = draws.choice(STOPS)
             if not stopped(arguments, folder, log, moment, number):
+                seconds *= 0.8  # the machine is less busy than it was
                 break
             signals += 1
             kills += number == signal.SIGKILL
