@@ -3,6 +3,7 @@
 import time
 import warnings
 import weakref
+from collections import deque
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -33,8 +34,8 @@ from iris_gym.config import IRISConfig, preset
 from iris_gym.data.replay import Replay
 from iris_gym.dream import DreamVectorEnv
 from iris_gym.envs import check_spaces, make_vec_env
-from iris_gym.errors import UsageError
-from iris_gym.evaluation.evaluate import MAX_STEPS, check_temperature, evaluate
+from iris_gym.errors import RunError, UsageError
+from iris_gym.evaluation.evaluate import check_temperature, evaluate
 from iris_gym.evaluation.pictures import save_run_pictures
 from iris_gym.evaluation.players import PolicyPlayer
 from iris_gym.evaluation.rows import EpisodeScore, OpenEnv, games
@@ -46,10 +47,12 @@ from iris_gym.published import PublishedAgent
 from iris_gym.stored import check_stored
 from iris_gym.training import checkpoint
 from iris_gym.training.checkpoint import Snapshot
-from iris_gym.training.logs import run_logger
-from iris_gym.training.randomness import RandomStreams, checked_seed
+from iris_gym.training.collector import environment_faults
+from iris_gym.training.learner import Diverged
+from iris_gym.training.logs import log_marks, rewind_logs, run_logger
+from iris_gym.training.randomness import RandomStreams, checked_seed, drawn_seed
 from iris_gym.training.run_folder import RunFolder, read_snapshot
-from iris_gym.training.snapshots import restore_training, training_state
+from iris_gym.training.snapshots import collection_state, restore_collection, restore_training, training_state
 from iris_gym.training.trainer import (
     CollectionEnded,
     CollectionStarted,
@@ -70,7 +73,8 @@ class IRISAgent(HubAgent, PublishedAgent, BaseAlgorithm):
         policy: the name of the one policy there is; accepted because other Stable-Baselines3 algorithms ask for one.
         tensorboard_log: folder for TensorBoard logs. Unused with `run_dir`, which has its own.
         verbose: 0 is silent, 1 prints a table each logged epoch.
-        seed: of every random stream, torch's global one and the environment. None: from entropy.
+        seed: of every random stream, torch's global one and the environment. None: from entropy; with `run_dir` it is
+            drawn and kept, so that the run can be resumed.
         device: auto, cpu, cuda or cuda:N.
         run_dir: a new folder for checkpoints, replay, logs and pictures. None: nothing is left on disk.
 
@@ -102,6 +106,7 @@ class IRISAgent(HubAgent, PublishedAgent, BaseAlgorithm):
         self.config.validate()
         if run_dir is not None:
             RunFolder(Path(run_dir)).check_free()
+            seed = drawn_seed() if seed is None else seed
         if env is None and _snapshot is None:
             env = self.config.env
         self.env_id = env if isinstance(env, str) else None
@@ -123,11 +128,13 @@ class IRISAgent(HubAgent, PublishedAgent, BaseAlgorithm):
         self.run = _run
         if run_dir is not None:
             self.run = RunFolder(Path(run_dir))
-            self.run.create(self.config.to_dict())
-        rows = _snapshot.state["replay_rows"] if _snapshot and _run else None
-        self.replay = Replay(self.run.replay if self.run else None, rows=rows, device=self.device)
-        if _snapshot is not None and _run is not None:
-            self.replay.check_steps(_snapshot.state["num_actions"], _snapshot.state["n_envs"])
+            self.run.create(self.config.to_dict(), seed=self.seed, env=self.env_id)
+        if self.run is not None:
+            self._run_lock = self.run.lock()
+            if _snapshot is None:
+                self.run.clear()
+        self.replay = self._open_replay(_snapshot if _run else None)
+        self._log_marks = _snapshot.state.get("logs") if _snapshot and _run else None
         self.start_frames = _snapshot.start_frames if _snapshot else None
         self._setup_model()
         if _snapshot is not None:
@@ -155,6 +162,16 @@ class IRISAgent(HubAgent, PublishedAgent, BaseAlgorithm):
             return env
         monitored = Monitor(env) if monitor_wrapper and not is_wrapped(env, Monitor) else env
         return DummyVecEnv([lambda: monitored])
+
+    def _open_replay(self, snapshot: Snapshot | None) -> Replay:
+        folder = self.run.replay if self.run else None
+        if snapshot is None:
+            return Replay(folder, device=self.device)
+        open_environments = snapshot.state.get("collection", {}).get("open_environments", ())
+        rows = snapshot.state["replay_rows"]
+        replay = Replay(folder, rows=rows, open_environments=open_environments, device=self.device)
+        replay.check_steps(snapshot.state["num_actions"], snapshot.state["n_envs"])
+        return replay
 
     def _take_spaces(self, snapshot: Snapshot) -> None:
         self.observation_space = spaces.Box(0, 255, tuple(snapshot.state["observation_shape"]), np.uint8)
@@ -190,6 +207,7 @@ class IRISAgent(HubAgent, PublishedAgent, BaseAlgorithm):
         self.trainer.collector = build_collector(
             self.config, build_acting(self.config, self.models), self.replay, self.streams, self.env
         )
+        self.trainer.collector.resets = None
         if self._last_obs is not None:
             self.trainer.collector.reset(cast(np.ndarray, self._last_obs))
 
@@ -232,9 +250,10 @@ class IRISAgent(HubAgent, PublishedAgent, BaseAlgorithm):
         if self.env is None:
             raise UsageError("env=None cannot be learned from; load with env=…, or call set_env first")
         begins_anew = reset_num_timesteps or self._last_obs is None
-        total_timesteps, callback = self._setup_learn(
-            int(total_timesteps), callback, reset_num_timesteps, tb_log_name, progress_bar
-        )
+        with environment_faults("when it was reset"):
+            total_timesteps, callback = self._setup_learn(
+                int(total_timesteps), callback, reset_num_timesteps, tb_log_name, progress_bar
+            )
         if begins_anew:
             assert self.trainer.collector is not None
             self.trainer.collector.reset(cast(np.ndarray, self._last_obs))
@@ -242,15 +261,28 @@ class IRISAgent(HubAgent, PublishedAgent, BaseAlgorithm):
         self._warn_of_idle_components()
         names = {"total_timesteps": total_timesteps, "tb_log_name": tb_log_name}
         callback.on_training_start(names | {"self": self}, globals())
-        for event in self.trainer.run(self.target):
+        for event in self._training_events():
             if not self._serve(event, callback, log_interval, names):
                 break
             yield event
         callback.on_training_end()
         self.save_checkpoint()
 
+    def _training_events(self) -> Iterator[Event]:
+        try:
+            yield from self.trainer.run(self.target)
+        except Diverged as error:
+            if self.run is None:
+                raise
+            path = self.run.path / "bad_batches" / f"{error.component}_{error.update:010d}.safetensors"
+            path.parent.mkdir(exist_ok=True)
+            checkpoint.write_tensors(error.segment.tensors(), path)
+            raise RunError(f"{error}, after {self.num_timesteps:,} environment steps; its batch: {path}") from error
+
     def _setup_learn(self, *args: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
         if self.run is not None and not self._custom_logger:
+            if self._log_marks is not None:
+                rewind_logs(self.run.logs, self._log_marks)
             logger = run_logger(self.run.logs, self.verbose)
             weakref.finalize(self, logger.close)
             self.set_logger(logger)
@@ -331,12 +363,12 @@ class IRISAgent(HubAgent, PublishedAgent, BaseAlgorithm):
         preprocessing: str | None = None,
         seed: int = 0,
         workers: int = 1,
-        max_steps: int = MAX_STEPS,
+        max_steps: int | None = None,
         on_episode: Any = None,
     ) -> list[EpisodeScore]:
         """Play whole episodes of the real environment under its evaluation protocol; see `evaluation.evaluate`.
 
-        `env_id` defaults to the agent's own, `preprocessing` to the config's, and `temperature` to
+        `env_id` defaults to the agent's own, `preprocessing` and `max_steps` to the config's, and `temperature` to
         `config.eval_temperature`; 0 is greedy.
         """
         return evaluate(
@@ -345,7 +377,7 @@ class IRISAgent(HubAgent, PublishedAgent, BaseAlgorithm):
             episodes=episodes,
             seed=seed,
             workers=workers,
-            max_steps=max_steps,
+            max_steps=self.config.max_eval_steps if max_steps is None else max_steps,
             on_episode=on_episode,
         )
 
@@ -431,22 +463,26 @@ class IRISAgent(HubAgent, PublishedAgent, BaseAlgorithm):
     def resume(
         cls, run_dir: str | Path, env: GymEnv | str | None = None, device: torch.device | str = "auto", verbose: int = 0
     ) -> "IRISAgent":
-        """Go on with the run in a folder: newest checkpoint, replay, logs.
+        """Go on with the run in a folder: newest checkpoint, replay, logs. Where nothing was saved yet it begins anew.
 
-        `env` defaults to the run's id; a run in an environment that was given as an object needs it again.
+        It goes on as if it had never been stopped, bit for bit on a CPU, in every environment that a seed and actions
+        determine. Games of the ALE are put back where they stood; others are played again up to there. `env` defaults
+        to the run's id; a run in an environment that was given as an object needs it again.
         """
         run = RunFolder(Path(run_dir))
         run.check_run()
         run.check_files()
-        snapshot = read_snapshot(run_dir, check_stored)
-        config = _config_of(snapshot, run_dir)
-        if env is None and snapshot.state["env"] is None:
+        snapshot = checkpoint.read_newest_checkpoint(run.checkpoints, check_stored)
+        settings = run.settings() if snapshot is None else snapshot.state
+        if "seed" not in settings:
+            raise UsageError(f"run={str(run_dir)!r} has no complete checkpoint yet, nor a seed to begin anew with")
+        if env is None and settings.get("env") is None:
             raise UsageError("env=None is not enough: the run's environment was given as an object; give it again")
         return cls(
-            snapshot.state["env"] if env is None else env,
-            config,
+            settings["env"] if env is None else env,
+            IRISConfig.load(run.config_file) if snapshot is None else _config_of(snapshot, run_dir),
             verbose=verbose,
-            seed=snapshot.state["seed"],
+            seed=settings["seed"],
             device=device,
             _snapshot=snapshot,
             _run=run,
@@ -459,18 +495,18 @@ class IRISAgent(HubAgent, PublishedAgent, BaseAlgorithm):
         return cls(env, _config_of(snapshot, source), _snapshot=snapshot, **arguments)
 
     def save_checkpoint(self) -> None:
-        """Write a checkpoint and pictures into the run folder; without one, nothing."""
+        """Write pictures and a checkpoint into the run folder; without one, nothing."""
         if self.run is None:
             return
-        self.replay.flush()
-        checkpoint.write_checkpoint(
-            self._snapshot(), self.run.checkpoints, self.trainer.progress, self.config.keep_checkpoints
-        )
-        save_run_pictures(
+        save_run_pictures(  # first: a run that is killed here makes them again
             self.run.media,
             self.trainer.env_steps,
             Dynamics(self.models.tokenizer, self.models.world_model),
             self.replay,
+        )
+        self.replay.flush()
+        checkpoint.write_checkpoint(
+            self._run_snapshot(), self.run.checkpoints, self.trainer.progress, self.config.keep_checkpoints
         )
 
     def set_parameters(  # type: ignore[override]
@@ -502,12 +538,56 @@ class IRISAgent(HubAgent, PublishedAgent, BaseAlgorithm):
         starts = self.start_frames if drawn is None else drawn
         return Snapshot(state, checkpoint.module_tensors(self.models.by_name()), training, starts)
 
+    def _run_snapshot(self) -> Snapshot:
+        """With what only a run needs to go on in its folder: the environment, statistics, and how far the logs are."""
+        snapshot = self._snapshot()
+        logger = getattr(self, "_logger", None)
+        snapshot.state["logs"] = self._log_marks
+        if self.run and logger and logger.get_dir() == str(self.run.logs):
+            snapshot.state["logs"] = log_marks(logger)
+        if self._last_obs is not None and self.trainer.collector is not None:
+            observations = cast(np.ndarray, self._last_obs)
+            state, tensors = collection_state(self.trainer.collector, observations)
+            snapshot.state.update(state, agent=self._statistics())
+            snapshot.training.update(tensors)
+        return snapshot
+
+    def _statistics(self) -> dict[str, Any]:
+        """What Stable-Baselines3 counts of the episodes, ready for JSON."""
+        assert self._last_episode_starts is not None
+        return {
+            "episode_starts": self._last_episode_starts.tolist(),
+            "episode_num": self._episode_num,
+            "episodes": [{name: float(info[name]) for name in "rlt"} for info in self.ep_info_buffer or ()],
+            "successes": [float(success) for success in self.ep_success_buffer or ()],
+        }
+
+    def _restore_collection(self, snapshot: Snapshot) -> None:
+        """Stand where the run stood in its environment, or, with a warning, let the next `learn` reset it."""
+        assert self.trainer.collector is not None
+        self._last_obs = restore_collection(snapshot, self.trainer.collector)
+        if "agent" not in snapshot.state:
+            return
+        statistics = snapshot.state["agent"]
+        self._last_episode_starts = np.array(statistics["episode_starts"])
+        self._episode_num = statistics["episode_num"]
+        self.ep_info_buffer = deque(statistics["episodes"], maxlen=self._stats_window_size)
+        self.ep_success_buffer = deque(statistics["successes"], maxlen=self._stats_window_size)
+        if self._last_obs is None:
+            warnings.warn(
+                "the environment cannot be brought back to where the run stood, since its seed and actions do not "
+                "determine it; it is reset, and the open episodes count as truncated",
+                stacklevel=5,
+            )
+
     def _scores(self) -> dict[str, Any] | None:
         file = self.run.scores_file if self.run else None
         return read_scores(file) if file and file.exists() else None
 
     def _restore(self, snapshot: Snapshot) -> None:
         checkpoint.load_modules(self.models.by_name(), snapshot.weights, "the saved agent")
+        if self.run is not None:  # before the random streams, from which environments may draw
+            self._restore_collection(snapshot)
         restore_training(snapshot, self.trainer, self.streams)
         if not len(self.replay):  # a saved file has none, and the epoch cannot be ended without its steps
             self.trainer.begin_epoch_anew()

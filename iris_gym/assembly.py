@@ -245,7 +245,10 @@ def _autoencoder_learner(config: IRISConfig, models: Models) -> Learner:
         "autoencoder",
         models.tokenizer,
         torch.optim.Adam(
-            models.tokenizer.parameters(), config.autoencoder_learning_rate, (0.9, config.autoencoder_adam_beta2)
+            models.tokenizer.parameters(),
+            config.autoencoder_learning_rate,
+            (0.9, config.autoencoder_adam_beta2),
+            fused=_fused(models.tokenizer),
         ),
         autoencoder_loss(models.tokenizer),
         LearnerPlan(
@@ -260,6 +263,7 @@ def _autoencoder_learner(config: IRISConfig, models: Models) -> Learner:
         max_gradient_norm=config.max_gradient_norm,
         numerics=_numerics(config, models.tokenizer),
         loss_parts=autoencoder_parts(models.tokenizer, parts) if parts > 1 else None,
+        max_bad_updates=config.max_bad_updates,
     )
 
 
@@ -269,7 +273,9 @@ def _world_model_learner(config: IRISConfig, models: Models, cache: FrameCache) 
         "world_model",
         models.world_model,
         torch.optim.AdamW(
-            models.world_model.weight_decay_groups(config.transformer_weight_decay), config.transformer_learning_rate
+            models.world_model.weight_decay_groups(config.transformer_weight_decay),
+            config.transformer_learning_rate,
+            fused=_fused(models.world_model),
         ),
         world_model_loss(cache, models.world_model),
         LearnerPlan(
@@ -283,6 +289,7 @@ def _world_model_learner(config: IRISConfig, models: Models, cache: FrameCache) 
         max_gradient_norm=config.max_gradient_norm,
         loss_parts=world_model_parts(cache, models.world_model, parts) if parts > 1 else None,
         numerics=_numerics(config, models.world_model),
+        max_bad_updates=config.max_bad_updates,
     )
 
 
@@ -301,7 +308,9 @@ def _actor_critic_learner(
     return Learner(
         "actor_critic",
         models.actor_critic,
-        torch.optim.Adam(models.actor_critic.parameters(), config.actor_critic_learning_rate),
+        torch.optim.Adam(
+            models.actor_critic.parameters(), config.actor_critic_learning_rate, fused=_fused(models.actor_critic)
+        ),
         actor_critic_loss(*networks, **learning),
         LearnerPlan(
             start_after=config.start_actor_critic_after,
@@ -314,7 +323,13 @@ def _actor_critic_learner(
         max_gradient_norm=config.max_gradient_norm,
         numerics=_numerics(config, models.actor_critic, dtype=torch.float32),
         loss_parts=actor_critic_parts(*networks, parts, **learning) if parts > 1 else None,
+        max_bad_updates=config.max_bad_updates,
     )
+
+
+def _fused(module: nn.Module) -> bool | None:
+    """Whether an optimizer has to be fused: on a GPU, where `Learner` skips bad updates without waiting for it."""
+    return True if next(module.parameters()).device.type != "cpu" else None
 
 
 SAVED_START_FRAMES = 256

@@ -25,7 +25,7 @@ from iris_gym.commands.record import Record
 from iris_gym.commands.scores import Scores
 from iris_gym.commands.train import Train
 from iris_gym.config import IRISConfig, preset, read_mapping
-from iris_gym.errors import UsageError
+from iris_gym.errors import RunError, UsageError
 from iris_gym.training.run_folder import RunFolder
 
 DESCRIPTION = "IRIS: train an agent inside a learned world model, and look at what it has learned."
@@ -55,7 +55,8 @@ def parse(arguments: Sequence[str]) -> Train | Evaluate | Scores | Plot | Record
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run a command; exit with 0, with 2 after a line about bad input, or with 128 + the signal that stopped a run."""
+    """Run a command; exit with 0, with 2 after a line about bad input, with 1 after one about what made it fail (a full
+    disk, a broken environment), or with 128 + the signal that stopped a run."""
     ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)
     warnings.showwarning = lambda message, *_, **__: print(f"iris-gym: warning: {message}", file=sys.stderr)
     try:
@@ -64,6 +65,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except UsageError as error:
         print(f"iris-gym: error: {error}", file=sys.stderr)
         status = 2
+    except (RunError, OSError) as error:
+        print(f"iris-gym: error: {' '.join(str(error).split())}", file=sys.stderr)
+        status = 1
     except KeyboardInterrupt:
         status = 128 + signal.SIGINT
     sys.exit(status)
@@ -71,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _base_config(arguments: Sequence[str]) -> IRISConfig:
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    parser.add_argument("--preset", default="auto")
+    parser.add_argument("--preset")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--config", type=Path)
     parser.add_argument("--run-dir", "--run_dir", type=Path)
@@ -80,10 +84,14 @@ def _base_config(arguments: Sequence[str]) -> IRISConfig:
         known = parser.parse_known_args([argument for argument in arguments if argument not in ("-h", "--help")])[0]
     except argparse.ArgumentError:  # a value is missing, and tyro will say so
         return IRISConfig()
-    if known.resume and RunFolder(required_run_dir(known.run_dir)).exists:
-        base = IRISConfig.load(RunFolder(known.run_dir).config_file)
+    resumed = known.resume and RunFolder(required_run_dir(known.run_dir)).exists
+    run_config = IRISConfig.load(RunFolder(known.run_dir).config_file) if resumed else None
+    if run_config is not None and known.preset is None:
+        base = run_config
     else:
-        base = preset(known.preset, choose_device(known.device).type)
+        base = preset(known.preset or "auto", choose_device(known.device).type)
+        if run_config is not None:  # the command judges whether the preset is the run's; no preset tells the game
+            base = base.replace(env=run_config.env)
     return base if known.config is None else base.replace(**read_mapping(known.config))
 
 

@@ -104,6 +104,8 @@ class IRISConfig:
     actor_critic_updates_per_epoch: int = 200
     max_gradient_norm: float = 10.0
     """Gradients are clipped to this norm, each component's by itself."""
+    max_bad_updates: int = 10
+    """Updates in a row with a loss or gradient that is not finite, each of them skipped, after which the run stops."""
     accumulate_gradients: int = 1
     """Parts in which a batch goes through a network, one after another, while the gradients add up: the same update in
     less memory. Only dropout is drawn anew for each part."""
@@ -137,6 +139,8 @@ class IRISConfig:
     """Epochs between evaluations in the real environment. 0: never."""
     eval_episodes: int = 16
     """Episodes of an evaluation during training."""
+    max_eval_steps: int = 27_000
+    """Steps after which an episode of an evaluation is cut; as many as 108,000 frames, at which Atari games are cut."""
 
     checkpoint_interval: int = 5
     """Epochs between checkpoints and pictures in the run folder."""
@@ -279,7 +283,7 @@ POSITIVE = (
     "autoencoder_learning_rate autoencoder_batch_size transformer_layers transformer_embed_dim transformer_heads "
     "transformer_learning_rate transformer_batch_size lstm_dim discount actor_critic_learning_rate "
     "actor_critic_batch_size max_gradient_norm env_steps_per_epoch total_epochs checkpoint_interval "
-    "keep_checkpoints eval_episodes accumulate_gradients"
+    "keep_checkpoints eval_episodes accumulate_gradients max_bad_updates max_eval_steps"
 ).split()
 NON_NEGATIVE = (
     "perceptual_weight foreground_weight commitment_weight dead_code_threshold autoencoder_updates_per_epoch "

@@ -1,4 +1,4 @@
-"""The one error type for values that come from outside."""
+"""The error types of the package: what a user gave cannot be used, or a run cannot go on."""
 
 
 class UsageError(ValueError):
@@ -6,4 +6,11 @@ class UsageError(ValueError):
 
     The message is one line that names the field, the value and what would do. The command line prints it and
     exits with status 2; in Python it is an ordinary `ValueError`.
+    """
+
+
+class RunError(RuntimeError):
+    """A run cannot go on: its environment is broken, its losses are not numbers. What it had saved is untouched.
+
+    The message is one line that names what happened and where. The command line prints it and exits with status 1.
     """

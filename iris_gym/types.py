@@ -29,6 +29,10 @@ class Segment:
     mask: Tensor  # (B, L) bool; False where padded
     rows: NDArray[np.int64] | None = None  # (B, L) on the host; -1 where padded; None: not from a replay
 
+    def tensors(self) -> dict[str, Tensor]:
+        """The tensors by name, to be written to a file."""
+        return {name: getattr(self, name) for name in ("frames", "actions", "rewards", "ends", "mask")}
+
     def steps(self, steps: slice) -> "Segment":
         """Some of the L steps."""
         return Segment(

@@ -667,7 +667,8 @@ def run(tmp_path_factory) -> Path:
 
 
 def test_a_run_leaves_its_folder(run):
-    assert sorted(path.name for path in run.iterdir()) == ["checkpoints", "config.json", "logs", "media", "replay"]
+    names = ["checkpoints", "config.json", "logs", "media", "replay", "run.json"]
+    assert sorted(path.name for path in run.iterdir()) == names
     assert IRISConfig.load(run / "config.json") == IRISConfig.tiny(env="MiniGrid-Empty-5x5-v0")
     assert all(path.name.isdigit() and len(path.name) == 10 for path in (run / "checkpoints").iterdir())
     assert {path.name for path in (run / "media").iterdir()} >= {"dream_0000060.png", "reconstructions_0000060.png"}

@@ -74,7 +74,8 @@ def cli(capsys):
 
 
 def in_a_process(*arguments: str, modules: Path | None = None, **options) -> subprocess.Popen:
-    environment = os.environ | {"PYTHONPATH": str(modules or ""), "COLUMNS": "60", "OMP_NUM_THREADS": "1"}
+    path = os.pathsep.join([str(modules or ""), os.environ.get("PYTHONPATH", "")])
+    environment = os.environ | {"PYTHONPATH": path, "COLUMNS": "60", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "iris_gym", *arguments]
     return subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, **options
@@ -105,7 +106,7 @@ def test_pong_from_the_command_line_to_its_scores(tmp_path):
     assert (training.returncode, err) == (0, "")
     assert len(re.findall(r"^epoch +\d  steps \d+  reconstruction .*/s\]  .* left$", out, re.MULTILINE)) == 5
     assert f"iris-gym evaluate --run {run}\n" in out
-    assert files(run) == {"checkpoints", "config.json", "logs", "media", "replay"}
+    assert files(run) == {"checkpoints", "config.json", "logs", "media", "replay", "run.json"}
     assert IRISConfig.load(run / "config.json") == IRISConfig.tiny()
     assert all(re.fullmatch(r"\d{10}", name) for name in files(run / "checkpoints"))
     assert {"dream_0000100.png", "reconstructions_0000100.png"} <= files(run / "media")
@@ -139,7 +140,7 @@ def test_a_signal_ends_training_with_a_saved_run_that_goes_on(number, status, he
     process.send_signal(number)
     out, err = process.communicate(timeout=60)
     assert (process.returncode, err) == (status, "")
-    assert "go on with: iris-gym train --run-dir run --resume --total-timesteps 100000\n" in out
+    assert "go on with: iris-gym train --run-dir run --resume\n" in out
     saved = IRISAgent.load(here / "run", device="cpu").num_timesteps
     assert saved >= 60
 

@@ -1,15 +1,24 @@
 """SIGINT and SIGTERM as a request to stop."""
 
 import signal
+from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
 
-class StopSignals:
-    """Notes SIGINT and SIGTERM, so that a run can stop between two updates; the second one acts at once."""
+class StopRequested(BaseException):
+    """Raised by a signal in the middle of work that can be thrown away."""
 
-    def __init__(self) -> None:
+
+class StopSignals:
+    """Notes SIGINT and SIGTERM, so that a run can stop between two updates; the second one acts at once.
+
+    Where `interruptible` says that nothing is lost, the first one raises `StopRequested` there and then.
+    """
+
+    def __init__(self, interruptible: Callable[[], bool] = lambda: False) -> None:
         self.received = 0
+        self.interruptible = interruptible
         self._earlier: dict[int, Any] = {}
 
     def __enter__(self) -> "StopSignals":
@@ -19,8 +28,11 @@ class StopSignals:
 
     def __exit__(self, *exception: object) -> None:
         for number, handler in self._earlier.items():
-            signal.signal(number, handler)
+            signal.signal(number, signal.SIG_DFL if self.received else handler)
 
     def _note(self, number: int, _frame: FrameType | None) -> None:
         self.received = number
-        signal.signal(number, signal.SIG_DFL)
+        for stopping in self._earlier:
+            signal.signal(stopping, signal.SIG_DFL)
+        if self.interruptible():
+            raise StopRequested

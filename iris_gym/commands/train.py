@@ -1,6 +1,7 @@
 """`iris-gym train`."""
 
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -10,11 +11,10 @@ from rich.console import Console
 
 from iris_gym.agent import IRISAgent
 from iris_gym.commands.common import Preset, required_run_dir, say, set_threads
-from iris_gym.commands.stop_signals import StopSignals
+from iris_gym.commands.stop_signals import StopRequested, StopSignals
 from iris_gym.config import IRISConfig
 from iris_gym.errors import UsageError
 from iris_gym.progress import TrainingDisplay
-from iris_gym.training.checkpoint import complete_checkpoints
 from iris_gym.training.run_folder import RunFolder
 from iris_gym.training.trainer import check_total_timesteps
 
@@ -33,7 +33,7 @@ class Train:
     config: Path | None = None
     """A JSON or YAML file with any of the hyperparameters."""
     total_timesteps: int | None = None
-    """Environment steps to collect in all; None: --max-env-steps."""
+    """Environment steps to collect in all; None: --max-env-steps, or of a resumed run as many as it was told."""
     run_dir: Path | None = None
     """A new folder for the run; None: runs/<env>/<date-time>."""
     seed: int | None = None
@@ -43,11 +43,12 @@ class Train:
     threads: int | None = None
     """CPU threads; None: one for small networks, torch's own choice for larger ones."""
     resume: bool = False
-    """Go on with the run in --run-dir from its newest checkpoint; where there is none yet, begin it."""
+    """Go on with the run in --run-dir, to the end that it had had without a stop; where there is none yet, begin it."""
 
     def run(self, console: Console) -> int:
         config = self.hyperparameters
         config.validate()
+        self._recall_settings()
         total = config.max_env_steps if self.total_timesteps is None else self.total_timesteps
         check_total_timesteps(total)
         set_threads(self.threads, config)
@@ -57,29 +58,38 @@ class Train:
         if left <= 0 and not agent.trainer.epochs_left(agent.trainer.env_steps + left):
             say(console, f"{agent.run.path} has collected {agent.num_timesteps:,} steps already: nothing left to do")
             return 0
+        agent.run.write_settings(total_timesteps=total, threads=self.threads)
         say(console, f"training on {agent.config.env} ({agent.device}); run folder {agent.run.path}")
         begun = time.monotonic()
-        with StopSignals() as stop, TrainingDisplay(agent, console) as display:
-            for event in agent.learn_events(max(left, 0), reset_num_timesteps=agent.num_timesteps == 0):
-                display.show(event)
-                if stop.received:
-                    break
+        with StopSignals(lambda: agent.trainer.evaluating) as stop, TrainingDisplay(agent, console) as display:
+            with suppress(StopRequested):
+                for event in agent.learn_events(max(left, 0), reset_num_timesteps=False):
+                    display.show(event)
+                    if stop.received:
+                        break
+            if stop.received:
+                agent.save_checkpoint()
         if stop.received:
-            agent.save_checkpoint()
-            goal = "" if self.total_timesteps is None else f" --total-timesteps {total}"
-            say(console, f"stopped and saved; go on with: iris-gym train --run-dir {agent.run.path} --resume{goal}")
+            say(console, f"stopped and saved; go on with: iris-gym train --run-dir {agent.run.path} --resume")
             return 128 + stop.received
         say(console, f"done in {(time.monotonic() - begun) / 60:.1f} minutes; pictures in {agent.run.media}")
         say(console, f"play with it: iris-gym evaluate --run {agent.run.path}")
         return 0
 
+    def _recall_settings(self) -> None:
+        """A resumed run is told again what it was told before, but for what is said anew."""
+        if not self.resume:
+            return
+        settings = RunFolder(required_run_dir(self.run_dir)).settings()
+        for name in ("total_timesteps", "threads"):
+            if getattr(self, name) is None:
+                setattr(self, name, settings.get(name))
+
     def _agent(self, config: IRISConfig) -> IRISAgent:
         if self.resume:
             run = RunFolder(required_run_dir(self.run_dir))
-            if complete_checkpoints(run.checkpoints):
-                return self._resumed(run, config)
             if run.exists:
-                run.clear()
+                return self._resumed(run, config)
         run_dir = self.run_dir or default_run_dir(config.env)
         return IRISAgent(config.env, config, seed=self.seed, device=self.device, run_dir=run_dir)
 
@@ -89,10 +99,10 @@ class Train:
         if changed:
             words = ", ".join(f"{name}={getattr(config, name)!r} (was {before[name]!r})" for name in changed)
             raise UsageError(f"a resumed run keeps its hyperparameters; these differ: {words}")
-        agent = IRISAgent.resume(run.path, device=self.device)
-        if self.seed not in (None, agent.seed):
-            raise UsageError(f"a resumed run keeps its seed={agent.seed}; seed={self.seed} is another")
-        return agent
+        seed = run.settings().get("seed")
+        if None not in (self.seed, seed) and self.seed != seed:
+            raise UsageError(f"a resumed run keeps its seed={seed}; seed={self.seed} is another")
+        return IRISAgent.resume(run.path, device=self.device)
 
 
 def default_run_dir(env_id: str) -> Path:

@@ -52,6 +52,7 @@ class Replay:
         folder: where the files lie; reopened if there is a replay in it. None: a temporary folder, removed when the
             replay is closed, collected, or the program ends.
         rows: reopen no more than so many, as many as a checkpoint knows of. None: all that count.
+        open_environments: whose last episodes were open at those rows, though `truncate_open` has closed them since.
         device: where sampled segments go.
         chunk_rows: how many rows the files grow by; the default is 25 MB.
 
@@ -65,6 +66,7 @@ class Replay:
         folder: Path | None,
         *,
         rows: int | None = None,
+        open_environments: Sequence[int] = (),
         device: torch.device | str = "cpu",
         chunk_rows: int = 2048,
     ) -> None:
@@ -80,7 +82,9 @@ class Replay:
         self._rows = 0
         self._capacity = _counted_rows(self._folder, rows)
         self._grow()
-        self._rebuild_episodes(self._capacity - chunk_rows)
+        rows = self._capacity - chunk_rows
+        self._reopen(rows, open_environments)
+        self._rebuild_episodes(rows)
 
     def __len__(self) -> int:
         """How many rows there are, flushed or not."""
@@ -94,6 +98,18 @@ class Replay:
     def episodes(self) -> Sequence[Episode]:
         """All episodes, the open ones too, in the order in which they began."""
         return self._episodes
+
+    @property
+    def open_environments(self) -> list[int]:
+        """The environments with an open episode."""
+        return sorted(self._open)
+
+    def transitions(
+        self, start: int, stop: int
+    ) -> tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.float32], NDArray[np.int32]]:
+        """Frames (M, 3, 64, 64), actions, rewards and environments (M,) of the rows `start` to `stop - 1`."""
+        steps = self._steps[start:stop]
+        return self._frames[start:stop], steps["action"], steps["reward"], steps["environment"]
 
     def append(
         self,
@@ -218,6 +234,11 @@ class Replay:
         self._frames = np.memmap(self._folder / "frames.bin", np.uint8, "r+", shape=(capacity, *FRAME_SHAPE))
         self._steps = np.memmap(self._folder / "steps.bin", STEP, "r+", shape=(capacity,))
         self._capacity = capacity
+
+    def _reopen(self, rows: int, environments: Sequence[int]) -> None:
+        for environment in environments:
+            last = int(np.flatnonzero(self._steps["environment"][:rows] == environment)[-1])
+            self._steps["truncated"][last] = False
 
     def _rebuild_episodes(self, rows: int) -> None:
         columns = (self._steps[name][:rows].tolist() for name in ("environment", "terminated", "truncated"))

@@ -1,6 +1,7 @@
 """Environments by their ids, as the agent sees them: images of (64, 64, 3) uint8 and actions counted from 0."""
 
 from functools import partial
+from typing import Any, SupportsFloat
 
 import gymnasium as gym
 import numpy as np
@@ -81,6 +82,32 @@ def make_vec_env(
     return envs
 
 
+class CheckedObservations(gym.Wrapper):
+    """Sees to it that observations are of the space's shape and type, which vector environments would bend to fit.
+
+    Raises:
+        ValueError: an observation is not; in `reset` and `step`.
+    """
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        observation, info = self.env.reset(seed=seed, options=options)
+        return self._checked(observation), info
+
+    def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        return self._checked(observation), reward, terminated, truncated, info
+
+    def _checked(self, observation: Any) -> Any:
+        space = self.observation_space
+        found = getattr(observation, "shape", None), getattr(observation, "dtype", None)
+        if found != (space.shape, space.dtype):
+            raise ValueError(
+                f"an observation of shape {found[0]} and dtype {found[1]}, where its space says "
+                f"{space.shape} and {space.dtype}"
+            )
+        return observation
+
+
 class ResizedImages(gym.ObservationWrapper):
     """Any image observation as (64, 64, 3) uint8."""
 
@@ -101,6 +128,7 @@ def _as_images(env: gym.Env, env_id: str) -> gym.Env:
     elif name.startswith("MinAtar/"):
         env = MinAtarImages(env)
     check_spaces(env.observation_space, env.action_space, env_id)
+    env = CheckedObservations(env)
     return env if env.observation_space.shape == IMAGE_SHAPE else ResizedImages(env)
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor, nn
 
 from iris_gym.errors import UsageError
@@ -28,7 +29,8 @@ class PerceptualDistance:
             UsageError: the package or its weights cannot be had.
         """
         if self.network is None:
-            self.network = self.load().eval().requires_grad_(False).to(images.device)
+            with torch.random.fork_rng(devices=[]):  # a resumed run loads it again, and must not draw more for that
+                self.network = self.load().eval().requires_grad_(False).to(images.device)
         return self.network(images, targets).mean()
 
 

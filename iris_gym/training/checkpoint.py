@@ -1,9 +1,11 @@
 """Snapshots of a run on disk: JSON and safetensors, never pickle."""
 
+import hashlib
 import json
 import os
 import shutil
 import tempfile
+import warnings
 import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -137,8 +139,9 @@ def read_zip(path: Path, check: Check | None = None) -> Snapshot:
 def write_checkpoint(snapshot: Snapshot, root: Path, step: int, keep: int) -> Path:
     """Write `root/<step>` so that a crash at any moment leaves the older checkpoints valid; keep the last `keep`.
 
-    The folder is filled under a temporary name, flushed to disk, marked complete and only then renamed. A checkpoint
-    of the same step steps aside until then.
+    The folder is filled under a temporary name, flushed to disk, marked complete, with the checksums of its files,
+    and only then renamed. A checkpoint of the same step steps aside until then. One of a later step was passed over
+    when the run was resumed, as damaged, and goes.
     """
     root.mkdir(parents=True, exist_ok=True)
     for remains in root.glob(".incomplete-*"):  # of a process that was killed
@@ -147,7 +150,7 @@ def write_checkpoint(snapshot: Snapshot, root: Path, step: int, keep: int) -> Pa
     os.chmod(temporary, 0o777 & ~_umask())
     try:
         snapshot.write(temporary)
-        (temporary / COMPLETE_FILE).touch()
+        (temporary / COMPLETE_FILE).write_text(json.dumps(_checksums(temporary), indent=2))
         _sync(temporary / COMPLETE_FILE)
         _sync(temporary)
         final = root / f"{step:010d}"
@@ -161,8 +164,10 @@ def write_checkpoint(snapshot: Snapshot, root: Path, step: int, keep: int) -> Pa
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     shutil.rmtree(replaced, ignore_errors=True)
-    for old in complete_checkpoints(root)[:-keep]:
-        shutil.rmtree(old)
+    kept = [folder for folder in complete_checkpoints(root) if folder.name <= final.name][-keep:]
+    for folder in complete_checkpoints(root):
+        if folder not in kept:
+            shutil.rmtree(folder)
     return final
 
 
@@ -173,12 +178,52 @@ def complete_checkpoints(root: Path) -> list[Path]:
 
 
 def read_newest_checkpoint(root: Path, check: Check | None = None) -> Snapshot | None:
-    """The newest complete checkpoint below `root`, None where there is none."""
-    checkpoints = complete_checkpoints(root)
-    if not checkpoints:
-        return None
-    folder = checkpoints[-1]
+    """The newest complete checkpoint below `root`, None where there is none.
+
+    A damaged one is passed over with a warning. Raises `UsageError` where no complete one can be read.
+    """
+    errors: list[Exception] = []
+    for folder in reversed(complete_checkpoints(root)):
+        try:
+            snapshot = _read_checkpoint(folder, check)
+        except (UsageError, OSError) as error:
+            errors.append(error)
+            continue
+        for error in errors:
+            warnings.warn(f"{error}; using the checkpoint before it, {folder.name}", stacklevel=2)
+        return snapshot
+    if errors:
+        raise UsageError(f"no checkpoint can be used: {errors[0]}") from errors[0]
+    return None
+
+
+def _read_checkpoint(folder: Path, check: Check | None) -> Snapshot:
+    _check_checksums(folder)
     return Snapshot.from_files(FolderFiles(folder, FILES), repr(str(folder)), check)
+
+
+def _checksums(folder: Path) -> dict[str, str]:
+    """SHA-256 of each file of a checkpoint."""
+    return {path.name: _sha256(path) for path in sorted(folder.iterdir())}
+
+
+def _check_checksums(folder: Path) -> None:
+    """Raise `UsageError` where a file is not what was written."""
+    try:
+        expected = json.loads((folder / COMPLETE_FILE).read_text() or "{}")  # empty before there were checksums
+        damaged = [name for name, checksum in expected.items() if _sha256(folder / name) != checksum]
+    except (OSError, ValueError, AttributeError) as error:
+        raise UsageError(f"checkpoint {str(folder)!r} is damaged: {error}") from error
+    if damaged:
+        raise UsageError(f"checkpoint {str(folder)!r} is damaged: {', '.join(damaged)} changed since it was written")
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def module_tensors(modules: Mapping[str, nn.Module]) -> dict[str, Tensor]:
@@ -239,6 +284,15 @@ def load_optimizers(optimizers: Mapping[str, Optimizer], tensors: Mapping[str, T
                 index, key = rest.split(".")
                 state.setdefault(int(index), {})[key] = value
         optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+        _lay_out_as_parameters(optimizer)
+
+
+def _lay_out_as_parameters(optimizer: Optimizer) -> None:
+    """Own copies of the moments, in the parameters' memory layout: sums in another order may round apart."""
+    for parameter, moments in optimizer.state.items():
+        for key, value in moments.items():
+            like = parameter.detach() if value.shape == parameter.shape else value
+            moments[key] = torch.empty_like(like, dtype=value.dtype).copy_(value)
 
 
 def _sync(path: Path) -> None:

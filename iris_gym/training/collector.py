@@ -1,5 +1,7 @@
 """Play in the real environment and append what happens to the replay."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +11,8 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from iris_gym.data.replay import Replay
 from iris_gym.envs.preprocessing import to_frames
+from iris_gym.envs.state import get_state, has_state, set_state
+from iris_gym.errors import RunError, UsageError
 from iris_gym.imagination.policy import Policy
 
 
@@ -24,7 +28,12 @@ class Step:
 
 
 class Collector:
-    """Acts with a policy in a vector environment of N rows, each with an open episode and an LSTM state of its own."""
+    """Acts with a policy in a vector environment of N rows, each with an open episode and an LSTM state of its own.
+
+    `resets` counts, for each reset of the environment, the vector steps before it. The first one was seeded with the
+    run's seed; with the actions in the replay they tell all that the environment was ever asked. None: they do not,
+    since the environment was played in before, or exchanged.
+    """
 
     def __init__(
         self,
@@ -46,6 +55,7 @@ class Collector:
         self.generator = generator
         self._frames: np.ndarray | None = None
         self._state = policy.initial_state(env.num_envs)
+        self.resets: list[int] | None = [] if not len(replay) else None
 
     @property
     def num_envs(self) -> int:
@@ -58,6 +68,52 @@ class Collector:
         """
         self.replay.truncate_open()
         self._frames = to_frames(observations).copy()
+        self._state = self.policy.initial_state(self.env.num_envs)
+        if self.resets is not None:
+            self.resets.append(len(self.replay) // self.num_envs)
+
+    def state_dict(self) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+        """What `load_state_dict` needs: values for JSON, and the LSTM's state, two tensors (N, lstm_dim)."""
+        return {"resets": self.resets, "games": get_state(self.env)}, {"hidden": self._state[0], "cell": self._state[1]}
+
+    def load_state_dict(
+        self, state: dict[str, Any], tensors: dict[str, torch.Tensor], observations: np.ndarray
+    ) -> bool:
+        """Go on where `state_dict` was taken, in a new environment, seeded as the first one, that stood at
+        `observations` (N, …); False where it cannot be brought there. Then it has to be reset."""
+        self.resets = state["resets"]
+        if observations.shape != (self.num_envs, *(self.env.observation_space.shape or ())):
+            self.resets = None
+        elif state["games"] is not None and has_state(self.env):
+            set_state(self.env, state["games"])
+        elif self.resets and not self._retrace(observations):
+            self.resets = None
+        if not self.resets:
+            return False
+        self._frames = to_frames(observations).copy()
+        self._state = tensors["hidden"].to(self._state[0]), tensors["cell"].to(self._state[1])
+        return True
+
+    def _retrace(self, observations: np.ndarray) -> bool:
+        """Ask the environment once more all that it was asked; whether it answers as before and ends up where it was.
+
+        This takes the time that the environment itself took in the run, and finds one that a seed does not govern.
+        """
+        assert self.resets is not None
+        seen: Any = None
+        steps, remainder = divmod(len(self.replay), self.num_envs)
+        for step in range(steps + 1):
+            for _ in range(self.resets.count(step)):
+                seen = self.env.reset()
+            if seen is None or remainder:
+                return False
+            if step < steps:
+                frames, actions, rewards, _ = self.replay.transitions(step * self.num_envs, (step + 1) * self.num_envs)
+                same_frames = np.array_equal(to_frames(seen), frames)
+                seen, brought, _, _ = self.env.step(actions.copy())
+                if not same_frames or not np.array_equal(brought, rewards):
+                    return False
+        return np.array_equal(seen, observations)
 
     def begin(self) -> None:
         """Burn the LSTM in on the tail of each open episode, since the networks have changed meanwhile."""
@@ -87,7 +143,7 @@ class Collector:
             generator=self.generator,
         )
         chosen = actions.cpu().numpy()
-        observations, rewards, dones, infos = self.env.step(chosen)
+        observations, rewards, dones, infos = self._step_env(chosen)
         for row in range(self.env.num_envs):
             truncated = bool(dones[row]) and bool(infos[row].get("TimeLimit.truncated", False))
             self.replay.append(
@@ -98,10 +154,21 @@ class Collector:
                 truncated=truncated,
                 environment=row,
             )
-        assert isinstance(observations, np.ndarray)
         self._frames = to_frames(observations).copy()  # an environment may reuse its buffer before they are appended
         self._forget(dones)
         return Step(chosen, observations, rewards, dones, infos)
+
+    def _step_env(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[dict[str, Any]]]:
+        """Step the environment; raise `RunError`, and keep nothing, where it fails or answers with what is no step."""
+        with environment_faults(f"at step {len(self.replay) // self.num_envs + 1}"):
+            observations, rewards, dones, infos = self.env.step(actions)
+            space = self.env.observation_space
+            assert isinstance(observations, np.ndarray), "images, and no dictionaries of them"
+            if observations.shape != (self.num_envs, *(space.shape or ())) or observations.dtype != space.dtype:
+                raise ValueError(f"observations of shape {observations.shape} and dtype {observations.dtype}")
+            if not np.isfinite(rewards).all():
+                raise ValueError(f"rewards {rewards.tolist()}, not all of them finite")
+        return observations, rewards, dones, infos
 
     def _forget(self, dones: np.ndarray) -> None:
         """Clear the memory of rows whose episode ended."""
@@ -110,3 +177,15 @@ class Collector:
 
     def _tensor(self, array: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(array).to(self._state[0].device)
+
+
+@contextmanager
+def environment_faults(where: str) -> Iterator[None]:
+    """Make one clear line, a `RunError`, of whatever an environment raises, but for what is one clear line already."""
+    try:
+        yield
+    except (OSError, UsageError):
+        raise
+    except Exception as error:
+        said = " ".join(str(error).split())
+        raise RunError(f"the environment failed {where}: {type(error).__name__}: {said}") from error

@@ -13,6 +13,11 @@ from iris_gym.functional import on_device, stored_frames, unit_frames
 from iris_gym.models.tokenizer import Tokenizer
 from iris_gym.types import Segment
 
+CPU_BATCH = 16
+"""Frames that a CPU computes at once. Its kernels round differently in batches of different sizes. In batches of one
+size a frame's value depends neither on its place nor on the frames beside it, so a resumed run, which asks for the
+frames in another order, finds what the run before it had found."""
+
 
 class FrameCache:
     """Tokens and reconstructions of the replay's frames, for as long as the tokenizer stays as it is.
@@ -85,7 +90,7 @@ class _Column:
         self._grow(max(int(distinct[-1]) + 1, 1) if len(distinct) else 0)  # even where all is padded
         new = real & ~self._known[distinct]
         if new.any() or self._values is None:
-            values = compute(on_device(places[new], device))
+            values = _compute_in_equal_batches(compute, places[new], device)
             self._store(distinct[new], values)
         assert self._values is not None
         return self._values[on_device(rows.clip(0), device)]
@@ -105,3 +110,13 @@ class _Column:
             self._values = grown
         self._values[on_device(rows, values.device)] = values
         self._known[rows] = True
+
+
+def _compute_in_equal_batches(
+    compute: Callable[[Tensor], Tensor], places: NDArray[np.int64], device: torch.device
+) -> Tensor:
+    """The values of `places` (M,), on a CPU in batches of `CPU_BATCH`, the last one filled up with places again."""
+    if device.type != "cpu" or not len(places):
+        return compute(on_device(places, device))
+    batches = np.resize(places, (-(-len(places) // CPU_BATCH), CPU_BATCH))
+    return torch.cat([compute(on_device(batch, device)) for batch in batches])[: len(places)]

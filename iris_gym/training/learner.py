@@ -4,10 +4,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from iris_gym.accelerate import PLAIN, Numerics
+from iris_gym.errors import RunError
 from iris_gym.training.losses import Loss
 from iris_gym.training.parts import LossParts
 from iris_gym.types import Segment
@@ -16,6 +18,19 @@ LossAndMetrics = tuple[Tensor, dict[str, Tensor]]
 
 LAST_FACTOR = 0.05
 """Of the learning rate, in the last epoch of a component that slows before it stops."""
+
+CHECK_INTERVAL = 100
+"""Updates on a GPU after which the host looks whether they were good; to look after each would mean to wait for it."""
+
+
+class Diverged(RunError):
+    """Too many updates in a row had a loss or a gradient that was no finite number."""
+
+    def __init__(self, component: str, update: int, segment: Segment) -> None:
+        super().__init__(f"the {component} diverged: its loss or gradient is not finite, at its update {update}")
+        self.component = component
+        self.update = update
+        self.segment = segment
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +63,9 @@ class Learner:
     """A module, its optimizer and its loss. The module is in training mode during its own updates and no others.
 
     With `loss_parts` a batch is gone through in parts, whose losses add up to `loss`.
+    An update with a loss or gradient that is not finite is skipped: weights, buffers and moments stay as they are.
+    After `max_bad_updates` of them in a row `update` raises `Diverged`; on a GPU up to `CHECK_INTERVAL` updates late,
+    and there the optimizer has to be a fused one.
     """
 
     def __init__(
@@ -61,6 +79,7 @@ class Learner:
         max_gradient_norm: float,
         numerics: Numerics = PLAIN,
         loss_parts: LossParts | None = None,
+        max_bad_updates: int = 10,
     ) -> None:
         self.name = name
         self.module = module
@@ -70,36 +89,46 @@ class Learner:
         self.plan = plan
         self.max_gradient_norm = max_gradient_norm
         self.numerics = numerics
+        self.max_bad_updates = max_bad_updates
+        self.bad_in_a_row: Tensor | int = 0
         self.learning_rates = [group["lr"] for group in optimizer.param_groups]
         self.updates = 0
         module.eval()
 
     def update(self, segment: Segment, epoch: int) -> dict[str, Tensor]:
-        """One step on a segment; returns the loss's metrics and the gradient's norm, all still on the device."""
+        """One step on a segment; returns the loss's metrics and the gradient's norm, all still on the device.
+
+        Where the step was skipped they are zeros, and `skipped_updates` is 1.
+        """
         factor = self.plan.learning_rate_factor(epoch)
         for group, learning_rate in zip(self.optimizer.param_groups, self.learning_rates, strict=True):
             group["lr"] = learning_rate * factor
+        buffers = [buffer.clone() for buffer in self.module.buffers()]
         self.module.train()
         try:
             self.optimizer.zero_grad(set_to_none=True)
-            metrics = self._backward(segment)
+            loss, metrics = self._backward(segment)
             norm = nn.utils.clip_grad_norm_(self.module.parameters(), self.max_gradient_norm)
-            self.optimizer.step()
+            good = torch.isfinite(loss) & torch.isfinite(norm)
+            self._step_where(good, buffers)
         finally:
             self.module.eval()
         self.updates += 1
-        return metrics | {"gradient_norm": norm.detach()}
+        self._stop_where_diverged(good, segment)
+        metrics = metrics | {"gradient_norm": norm.detach()}
+        metrics = {name: torch.where(good, value, torch.zeros_like(value)) for name, value in metrics.items()}
+        return metrics | {"skipped_updates": (~good).float()}
 
-    def _backward(self, segment: Segment) -> dict[str, Tensor]:
-        """Add up the gradient, in parts where these are given; returns the loss's metrics."""
+    def _backward(self, segment: Segment) -> LossAndMetrics:
+        """Add up the gradient, in parts where these are given; returns the loss, detached, and its metrics."""
         parts = self._whole(segment) if self.loss_parts is None else self.loss_parts(segment)
-        total: dict[str, Tensor] = {}
+        loss, total = segment.mask.new_zeros((), dtype=torch.float32), {}
         with self.numerics.update():
             while part := self._next(parts, segment):
-                loss, metrics = part
-                loss.backward()
-                total = {name: total[name] + value if total else value for name, value in metrics.items()}
-        return total
+                part[0].backward()
+                loss = loss + part[0].detach()
+                total = {name: total[name] + value if total else value for name, value in part[1].items()}
+        return loss, total
 
     def _whole(self, segment: Segment) -> Iterator[LossAndMetrics]:
         yield self.loss(segment)
@@ -108,3 +137,22 @@ class Learner:
         """The forward pass of the next part, in the dtype that the numerics say."""
         with self.numerics.forward(segment.frames.device):
             return next(parts, None)
+
+    @torch.no_grad()
+    def _step_where(self, good: Tensor, buffers: list[Tensor]) -> None:
+        """Step if `good`, a scalar, else put back the `buffers`, which the loss may have changed."""
+        if good.device.type == "cpu" and good:
+            self.optimizer.step()
+            return
+        if good.device.type != "cpu":  # fused kernels leave everything as it is where found_inf is 1
+            self.optimizer.found_inf = (~good).float()  # pyright: ignore[reportAttributeAccessIssue]
+            self.optimizer.step()
+        for buffer, before in zip(self.module.buffers(), buffers, strict=True):
+            buffer.copy_(torch.where(good, buffer, before))
+
+    def _stop_where_diverged(self, good: Tensor, segment: Segment) -> None:
+        self.bad_in_a_row = torch.where(good, 0, self.bad_in_a_row + 1)
+        if good.device.type != "cpu" and self.updates % CHECK_INTERVAL:
+            return
+        if int(self.bad_in_a_row) >= self.max_bad_updates:
+            raise Diverged(self.name, self.updates, segment)

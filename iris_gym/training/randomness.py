@@ -1,5 +1,6 @@
 """The random streams of a run, apart from one another and from everybody else's."""
 
+import random
 from collections.abc import Callable
 
 import numpy as np
@@ -13,7 +14,8 @@ class RandomStreams:
     """One generator for each use, so that one use never shifts another: predicting does not change training.
 
     `sampling` draws segments, `collecting` and `predicting` actions in real environments, `imagining` all of the
-    dream. Dropout and dead codes draw from torch's global generator, which has no other place to be given.
+    dream. Dropout and dead codes draw from torch's global generator, which has no other place to be given. Environments
+    may draw from Python's and NumPy's.
     """
 
     def __init__(self, seed: int | None, device: torch.device) -> None:
@@ -24,9 +26,10 @@ class RandomStreams:
         )
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The states of the torch generators, and of torch's global ones; uint8 tensors."""
+        """The states of the torch generators, and of torch's, NumPy's and Python's global ones."""
         states = {name: generator.get_state() for name, generator in self._generators().items()}
         states["global"] = torch.get_rng_state()
+        states["global_numpy"], states["global_python"] = _numpy_state(), _python_state()
         if torch.cuda.is_available():
             states["global_cuda"] = torch.cuda.get_rng_state()
         return states
@@ -41,6 +44,9 @@ class RandomStreams:
             if states[name].shape == generator.get_state().shape:
                 _restore(name, generator.set_state, states[name])
         _restore("global", torch.set_rng_state, states["global"])
+        if "global_numpy" in states:
+            _restore("global_numpy", _set_numpy_state, states["global_numpy"])
+            _restore("global_python", _set_python_state, states["global_python"])
         if torch.cuda.is_available() and "global_cuda" in states:
             _restore("global_cuda", torch.cuda.set_rng_state, states["global_cuda"])
 
@@ -51,8 +57,35 @@ class RandomStreams:
 def _restore(name: str, set_state: Callable[[Tensor], object], state: Tensor) -> None:
     try:
         set_state(state)
-    except (RuntimeError, TypeError) as error:
+    except (RuntimeError, TypeError, ValueError, OverflowError) as error:
         raise UsageError(f"the random state {name!r} is none of a generator: {error}") from error
+
+
+def _numpy_state() -> Tensor:
+    """626 words and a number, (627,) float64: words have 32 bits, which float64 holds exactly."""
+    _, words, *rest = np.random.get_state(legacy=True)
+    return torch.tensor([*words.tolist(), *rest], dtype=torch.float64)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def _set_numpy_state(state: Tensor) -> None:
+    *words, place, has_gauss, gauss = state.tolist()
+    np.random.set_state(("MT19937", np.array(words, dtype=np.uint32), int(place), int(has_gauss), gauss))
+
+
+def _python_state() -> Tensor:
+    """625 words and a number, (626,) float64; NaN stands for no number."""
+    _, words, gauss = random.getstate()
+    return torch.tensor([*words, float("nan") if gauss is None else gauss], dtype=torch.float64)
+
+
+def _set_python_state(state: Tensor) -> None:
+    *words, gauss = state.tolist()
+    random.setstate((3, tuple(map(int, words)), None if np.isnan(gauss) else gauss))
+
+
+def drawn_seed() -> int:
+    """A seed from entropy, for a run that is to be repeatable though nobody chose one."""
+    return int(np.random.SeedSequence().generate_state(1)[0])
 
 
 def checked_seed(seed: int | None) -> int | None:

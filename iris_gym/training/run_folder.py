@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import stat
+import weakref
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,19 @@ from iris_gym.errors import UsageError
 from iris_gym.training.checkpoint import Check, Snapshot, read_newest_checkpoint, read_zip
 from iris_gym.untrusted.files import usable_path
 
+try:
+    import fcntl
+except ImportError:  # Windows: there a folder is not locked
+    fcntl = None
+
+
+TEMPORARY = ".tmp"
+
 
 @dataclass(frozen=True, slots=True)
 class RunFolder:
-    """A folder with `config.json`, `checkpoints/`, `replay/`, `logs/`, `media/` and, once evaluated, `scores.json`."""
+    """A folder with `config.json`, `run.json` (seed, number of steps), `checkpoints/`, `replay/`, `logs/`, `media/`
+    and, once evaluated, `scores.json`."""
 
     path: Path
 
@@ -25,6 +35,10 @@ class RunFolder:
     @property
     def config_file(self) -> Path:
         return self.path / "config.json"
+
+    @property
+    def settings_file(self) -> Path:
+        return self.path / "run.json"
 
     @property
     def checkpoints(self) -> Path:
@@ -54,7 +68,7 @@ class RunFolder:
         """Raise `UsageError` unless a new run can be made here."""
         if self.exists:
             raise UsageError(f"run_dir={str(self.path)!r} holds a run already; resume it, or choose another folder")
-        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+        if self.path.exists() and (not self.path.is_dir() or self._holds_something_else()):
             raise UsageError(f"run_dir={str(self.path)!r} is in use by something else; choose a new folder")
         check_writable("run_dir", self.path)
 
@@ -73,15 +87,84 @@ class RunFolder:
                 if not stat.S_ISREG(os.lstat(path).st_mode):
                     raise UsageError(f"run={str(self.path)!r}: {path!r} is a link or no file; copy the run again whole")
 
-    def create(self, config: dict[str, Any]) -> None:
+    def create(self, config: dict[str, Any], **settings: Any) -> None:
+        """Make the folder, with the config and what else the run is begun with. `config.json` comes last, from where on
+        the run exists. Raises `UsageError` where another process was quicker."""
         self.path.mkdir(parents=True, exist_ok=True)
-        self.config_file.write_text(json.dumps(config, indent=2) + "\n")
+        self.write_settings(**settings)
+        temporary = self.path / f"config.{os.getpid()}{TEMPORARY}"
+        temporary.write_text(json.dumps(config, indent=2) + "\n")
+        try:
+            os.link(temporary, self.config_file)  # a link, unlike a name, is not given twice
+        except FileExistsError:
+            self.check_free()
+        finally:
+            temporary.unlink()
+
+    def write_settings(self, **settings: Any) -> None:
+        """Add to, or change, what the run is told besides its config: seed, number of steps."""
+        temporary = self.settings_file.with_suffix(TEMPORARY)
+        temporary.write_text(json.dumps(self.settings() | settings, indent=2) + "\n")
+        os.replace(temporary, self.settings_file)
+
+    def settings(self) -> dict[str, Any]:
+        """What the run was told besides its config; nothing where that is not known."""
+        try:
+            settings = json.loads(self.settings_file.read_text())
+        except (OSError, ValueError):
+            return {}
+        return settings if isinstance(settings, dict) else {}
+
+    def lock(self) -> "RunLock":
+        """Keep other processes from training here for as long as the lock is held, at most while this one lives.
+
+        Raises `UsageError` where another process trains here.
+        """
+        key = self.path.resolve()
+        lock = _locks.get(key)
+        if lock is None:
+            lock = _locks[key] = RunLock(self)
+        return lock
+
+    def _holds_something_else(self) -> bool:
+        """Anything but what a process leaves that is killed while it makes the folder."""
+        return any(path.name != self.settings_file.name and path.suffix != TEMPORARY for path in self.path.iterdir())
 
     def clear(self) -> None:
-        """Remove what an earlier run, which saved nothing complete, left here."""
+        """Remove what the run, which saved nothing complete, left here, to begin it anew."""
         for folder in (self.checkpoints, self.replay, self.logs, self.media):
             shutil.rmtree(folder, ignore_errors=True)
-        self.config_file.unlink(missing_ok=True)
+
+
+class RunLock:
+    """An exclusive `flock` on a run's config. The system lets it go with the process, however that ends."""
+
+    def __init__(self, run: RunFolder) -> None:
+        self.file = run.config_file.open("rb")
+        weakref.finalize(self, self.file.close)
+        if fcntl is None:
+            return
+        try:
+            fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UsageError(
+                f"run_dir={str(run.path)!r} is being trained in by another process; wait for its end, or stop it"
+            ) from error
+
+
+_locks: weakref.WeakValueDictionary[Path, RunLock] = weakref.WeakValueDictionary()
+"""Of this process, by folder: several agents in one process share one."""
+
+
+def _leave_locks() -> None:
+    """In a forked child, whose copies of the files would hold the locks after the process that took them."""
+    for lock in list(_locks.values()):
+        lock.file.close()
+    _locks.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_leave_locks)
 
 
 def check_writable(name: str, folder: Path) -> None:

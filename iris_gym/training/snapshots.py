@@ -3,9 +3,11 @@
 from collections.abc import Mapping
 from typing import Any
 
-from torch import Tensor
+import numpy as np
+from torch import Tensor, from_numpy
 
 from iris_gym.training.checkpoint import Snapshot, load_optimizers, optimizer_tensors
+from iris_gym.training.collector import Collector
 from iris_gym.training.randomness import RandomStreams
 from iris_gym.training.trainer import Trainer
 
@@ -33,6 +35,26 @@ def restore_training(snapshot: Snapshot, trainer: Trainer, streams: RandomStream
     streams.load_state_dict(_under("random", snapshot.training))
     streams.sampling.bit_generator.state = snapshot.state["sampling"]
     trainer.load_state_dict(snapshot.state["trainer"], _under("metric", snapshot.training))
+
+
+def collection_state(collector: Collector, observations: np.ndarray) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """What `restore_collection` needs of a collection that stands at `observations`: an entry of `Snapshot.state`, and
+    part of `Snapshot.training`."""
+    state, tensors = collector.state_dict()
+    tensors = _prefixed("collection", tensors | {"observations": from_numpy(observations)})
+    return {"collection": state | {"open_environments": collector.replay.open_environments}}, tensors
+
+
+def restore_collection(snapshot: Snapshot, collector: Collector) -> np.ndarray | None:
+    """Bring a collector and its environment where a snapshot left them; returns the observations at which they stand.
+
+    None where the snapshot tells nothing of it, or the environment cannot be brought there.
+    """
+    tensors = _under("collection", snapshot.training)
+    if "collection" not in snapshot.state or not tensors:
+        return None
+    observations = tensors.pop("observations").numpy()
+    return observations if collector.load_state_dict(snapshot.state["collection"], tensors, observations) else None
 
 
 def _prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -35,6 +35,15 @@ MAX_METRIC = 1_000_000
 RANDOM_STATES, CUDA_STATE = ("collecting", "imagining", "predicting", "global"), "global_cuda"
 """Those of every training, and the one that it has only where there is a GPU."""
 
+HOST_STATES = {"global_numpy": 627, "global_python": 626}
+"""Of NumPy and of Python, as float64, and how many numbers each has."""
+
+COLLECTION = "collection."
+"""Begins the names of the tensors of an environment that a run stands in."""
+
+MAX_COLLECTION = 2**30
+"""Bytes of these all."""
+
 ANY = TensorSpec(torch.uint8, ())
 """Stands for a tensor that is missing."""
 
@@ -145,6 +154,9 @@ def check_training_tensors(
     A parameter that was never updated has no moments yet.
     """
     random = {name: found[f"random.{name}"] for name in (*RANDOM_STATES, CUDA_STATE) if f"random.{name}" in found}
+    standing = {name: spec for name, spec in found.items() if name.startswith(COLLECTION)}
+    if sum(spec.size for spec in standing.values()) > MAX_COLLECTION:
+        raise UsageError(f"{source}: the tensors of its environment have more than {MAX_COLLECTION:,} bytes")
     sums = {name: found[f"metric.{name}"] for name in metrics if f"metric.{name}" in found}
     for name, spec in random.items():
         if spec.dtype != torch.uint8 or len(spec.shape) != 1 or spec.size > MAX_RANDOM_STATE:
@@ -155,6 +167,12 @@ def check_training_tensors(
     expected = _moments(found, optimizers)
     expected |= {f"random.{name}": random.get(name, ANY) for name in {*RANDOM_STATES, *random}}
     expected |= {f"metric.{name}": sums.get(name, ANY) for name in metrics}
+    expected |= {
+        f"random.{name}": TensorSpec(torch.float64, (length,))
+        for name, length in HOST_STATES.items()
+        if f"random.{name}" in found
+    }
+    expected |= standing
     check_tensors(found, expected, source)
 
 

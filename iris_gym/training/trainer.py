@@ -85,6 +85,7 @@ class Trainer:
         self.position = Position()
         self.env_steps = 0
         self.metrics = MeanMetrics()
+        self.evaluating = False  # then there is nothing to lose: an evaluation begins anew and comes out the same
 
     def run(self, target: int) -> Iterator[Event]:
         """Go on until `target` environment steps were collected in all, and the epoch they fall in was trained.
@@ -171,13 +172,22 @@ class Trainer:
         elif phase <= len(self.learners):
             yield from self._learn(self.learners[phase - 1])
         elif self.evaluate and self.eval_interval and self.position.epoch % self.eval_interval == 0:
-            self.metrics.add("evaluation", {name: torch.tensor(value) for name, value in self.evaluate().items()})
+            self.metrics.add("evaluation", {name: torch.tensor(value) for name, value in self._evaluate().items()})
+
+    def _evaluate(self) -> dict[str, float]:
+        assert self.evaluate is not None
+        self.evaluating = True
+        try:
+            return self.evaluate()
+        finally:
+            self.evaluating = False
 
     def _collect(self, target: int) -> Iterator[Event]:
         if self.env_steps >= target or self.position.done >= self.env_steps_per_epoch:
             return
         assert self.collector is not None, "nothing can be collected without an environment"
-        self.collector.begin()
+        if self.position.done == 0:  # in the middle of a collection the LSTM remembers already
+            self.collector.begin()
         yield CollectionStarted()
         while self.position.done < self.env_steps_per_epoch and self.env_steps < target:
             step = self.collector.step()
@@ -203,6 +213,9 @@ class Trainer:
         return event
 
 
+SKIPPED = "/skipped_updates"
+
+
 class MeanMetrics:
     """Running means of tensors by name. They stay on the device until `summary` fetches them, once an epoch."""
 
@@ -217,15 +230,22 @@ class MeanMetrics:
             self.counts[name] = self.counts.get(name, 0) + 1
 
     def summary(self) -> dict[str, float]:
-        """The means; code counts become the codebook's perplexity and its active codes over the epoch."""
+        """The means; code counts become the codebook's perplexity and its active codes over the epoch.
+
+        Skipped updates, whose metrics are zeros, are counted and take no part in the means of their group.
+        """
+        skipped = {name.split("/")[0]: int(total) for name, total in self.sums.items() if name.endswith(SKIPPED)}
         summary = {}
         for name, total in self.sums.items():
-            if name.endswith("/token_counts"):
+            count = self.counts[name] - skipped.get(name.split("/")[0], 0)
+            if name.endswith(SKIPPED):
+                summary[name] = float(total)
+            elif count and name.endswith("/token_counts"):
                 perplexity, active = codebook_usage(total)
                 summary["codebook/perplexity"] = float(perplexity)
                 summary["codebook/active_codes"] = float(active)
-            else:
-                summary[name] = float(total) / self.counts[name]
+            elif count:
+                summary[name] = float(total) / count
         return summary
 
 

@@ -1,8 +1,11 @@
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from stable_baselines3.common.vec_env import DummyVecEnv
 
 from iris_gym.data.replay import Replay
+from iris_gym.errors import RunError
 from iris_gym.training.collector import Collector
 
 ENDS = {(1, 0): "terminated", (2, 1): "truncated"}
@@ -17,6 +20,7 @@ class TwoRows:
     """A vector environment whose observation is 100 · row + steps taken; the reward is the action. It never rests."""
 
     num_envs = 2
+    observation_space = gym.spaces.Box(0, 255, (64, 64, 3), np.uint8)
 
     def __init__(self) -> None:
         self.steps = 0
@@ -188,3 +192,92 @@ def test_stepping_before_a_reset_is_a_mistake(replay):
     fresh = Collector(TwoRows(), CountingPolicy(), replay, burn_in=0, epsilon=0, temperature=1, generator=generator)
     with pytest.raises(AssertionError, match="reset before the first step"):
         fresh.step()
+
+
+# Faults of the environment
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        (lambda observations, rewards: 1 / 0, "ZeroDivisionError: division by zero"),
+        (lambda observations, rewards: (observations, rewards * np.nan), "rewards .nan, nan., not all of them finite"),
+        (lambda observations, rewards: (observations[:, :32], rewards), r"shape \(2, 32, 64, 3\)"),
+        (lambda observations, rewards: (observations / 255, rewards), "dtype float64"),
+    ],
+    ids=["raises", "nan", "shape", "dtype"],
+)
+def test_an_environment_that_fails_is_named_with_its_step_and_leaves_nothing_in_the_replay(fault, words, replay):
+    running = collector(replay)
+    running.step()
+    step = running.env.step
+
+    def faulty(actions):
+        observations, rewards, dones, infos = step(actions)
+        return *fault(observations, rewards), dones, infos
+
+    running.env.step = faulty
+    with pytest.raises(RunError, match=f"^the environment failed at step 2: .*{words}"):
+        running.step()
+    assert len(replay) == 2
+
+
+# Going on
+
+
+class Dice(gym.Env):
+    """A picture as bright as the dice say, which a seed or, for a `cheat`, something else throws."""
+
+    observation_space = gym.spaces.Box(0, 255, (64, 64, 3), np.uint8)
+    action_space = gym.spaces.Discrete(12)
+
+    def __init__(self, cheat: bool = False) -> None:
+        self.cheat = np.random.default_rng() if cheat else None
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return self._picture(0), {}
+
+    def step(self, action):
+        return self._picture(int(action)), float(action), bool(self.np_random.random() < 0.2), False, {}
+
+    def _picture(self, action):
+        return np.full((64, 64, 3), (self.cheat or self.np_random).integers(200) + action, np.uint8)
+
+
+def in_dice(replay: Replay, **options) -> Collector:
+    env = DummyVecEnv([lambda: Dice(**options)] * 2)
+    env.seed(3)
+    generator = torch.Generator()
+    return Collector(env, CountingPolicy(), replay, burn_in=2, epsilon=0, temperature=1, generator=generator)
+
+
+def played(replay: Replay, **options) -> tuple[Collector, np.ndarray]:
+    """A collector that has taken 21 steps, with a reset among them, and the observations at which it stands."""
+    running = in_dice(replay, **options)
+    running.reset(running.env.reset())
+    for _ in range(9):
+        running.step()
+    running.reset(running.env.reset())
+    return running, [running.step() for _ in range(12)][-1].observations
+
+
+def test_an_environment_that_its_seed_governs_is_played_up_to_where_it_stood(replay):
+    running, observations = played(replay)
+    state, tensors = running.state_dict()
+    assert state == {"resets": [0, 9], "games": None}
+    other = in_dice(replay)
+    assert other.load_state_dict(state, tensors, observations)
+    for _ in range(20):
+        expected, found = running.step(), other.step()
+        assert np.array_equal(found.observations, expected.observations)
+        assert np.array_equal(found.actions, expected.actions)
+        assert np.array_equal(found.dones, expected.dones)
+
+
+def test_an_environment_that_nothing_governs_is_noticed(replay):
+    running, observations = played(replay, cheat=True)
+    state, tensors = running.state_dict()
+    other = in_dice(replay, cheat=True)
+    assert not other.load_state_dict(state, tensors, observations)
+    assert other.state_dict()[0]["resets"] is None

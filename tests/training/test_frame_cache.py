@@ -10,6 +10,7 @@ from iris_gym import IRISConfig, build_models
 from iris_gym.assembly import build_learners
 from iris_gym.data.replay import Replay
 from iris_gym.functional import stored_frames, unit_frames
+from iris_gym.training import frame_cache
 from iris_gym.training.frame_cache import FrameCache
 from iris_gym.training.randomness import RandomStreams
 
@@ -42,11 +43,17 @@ def replay():
         yield replay
 
 
+@pytest.fixture
+def unfilled(monkeypatch):
+    """Batches of one frame, which are never filled up, so that frames can be counted."""
+    monkeypatch.setattr(frame_cache, "CPU_BATCH", 1)
+
+
 def sample(replay, length=4, align="start", seed=0, batch=6):
     return replay.sample_segments(batch, length, generator=np.random.default_rng(seed), align=align)
 
 
-def test_each_frame_is_encoded_and_decoded_once(replay):
+def test_each_frame_is_encoded_and_decoded_once(replay, unfilled):
     tokenizer = CountingTokenizer()
     cache = FrameCache(tokenizer)
     for seed in range(20):
@@ -96,7 +103,7 @@ def test_it_forgets_when_anything_writes_to_the_tokenizer(replay):
         assert torch.equal(cache.tokens(segment)[segment.mask], expected[segment.mask])
 
 
-def test_where_all_is_padded_there_is_nothing_to_compute(replay):
+def test_where_all_is_padded_there_is_nothing_to_compute(replay, unfilled):
     """As before the first step of an episode, where every episode has one step."""
     tokenizer = CountingTokenizer()
     cache, segment = FrameCache(tokenizer), sample(replay)
@@ -106,7 +113,7 @@ def test_where_all_is_padded_there_is_nothing_to_compute(replay):
     assert torch.equal(cache.tokens(segment)[segment.mask], tokenizer.encode(unit_frames(segment.frames))[segment.mask])
 
 
-def test_segments_from_elsewhere_are_computed_anew(replay):
+def test_segments_from_elsewhere_are_computed_anew(replay, unfilled):
     tokenizer = CountingTokenizer()
     cache, segment = FrameCache(tokenizer), sample(replay)
     elsewhere = type(segment)(segment.frames, segment.actions, segment.rewards, segment.ends, segment.mask)
@@ -124,3 +131,19 @@ def test_the_loss_with_a_warm_cache_is_the_one_with_a_cold_cache(index, replay):
     cold = learner.loss(segment)[0].item()
     streams.imagining.set_state(before)
     assert learner.loss(segment)[0].item() == cold
+
+
+@pytest.mark.parametrize(
+    "config",
+    [IRISConfig.tiny(), IRISConfig.small(), IRISConfig(), IRISConfig.tiny(autoencoder="vqgan", encoder_channels=32)],
+    ids=["tiny", "small", "default", "vqgan"],
+)
+def test_what_is_asked_for_before_does_not_change_a_bit(config, replay):
+    """A resumed run begins with nothing cached. What it finds then has to be what the run before it had found."""
+    tokenizer = build_models(config, 3, "cpu").tokenizer
+    cold, warm = FrameCache(tokenizer), FrameCache(tokenizer)
+    for seed in range(3):
+        warm.reconstructions(sample(replay, seed=seed, batch=1))
+    segment = sample(replay, length=7, seed=9, align="end", batch=7)
+    assert torch.equal(cold.tokens(segment)[segment.mask], warm.tokens(segment)[segment.mask])
+    assert torch.equal(cold.reconstructions(segment)[segment.mask], warm.reconstructions(segment)[segment.mask])

@@ -2,7 +2,11 @@ import pytest
 import torch
 from torch import nn
 
-from iris_gym.training.learner import Learner, LearnerPlan
+from iris_gym import IRISConfig, build_models
+from iris_gym.assembly import build_learners
+from iris_gym.errors import RunError
+from iris_gym.training.learner import Diverged, Learner, LearnerPlan
+from iris_gym.training.randomness import RandomStreams
 from iris_gym.types import Segment
 
 SEGMENT = Segment(*(torch.zeros(1, 1),) * 5)
@@ -80,7 +84,8 @@ def test_an_update_is_a_step_of_the_optimizer_and_reports_loss_and_gradient():
     module = Slope(3.0)
     metrics = learner(module).update(SEGMENT, epoch=1)
     assert module.weight.item() == 2.0
-    assert {name: value.item() for name, value in metrics.items()} == {"loss": 15.0, "gradient_norm": 3.0}
+    expected = {"loss": 15.0, "gradient_norm": 3.0, "skipped_updates": 0.0}
+    assert {name: value.item() for name, value in metrics.items()} == expected
     assert not any(value.requires_grad for value in metrics.values())
 
 
@@ -122,3 +127,89 @@ def test_another_module_in_the_loss_is_left_as_it_is():
     assert other.weight.item() == 5.0
     assert other.modes == [False]
     assert other.weight.grad is None
+
+
+# Updates that are no numbers
+
+
+class Drifting(nn.Module):
+    """A weight, and a buffer that the loss changes; the loss is `value` times the weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor([5.0]))
+        self.register_buffer("seen", torch.tensor(0.0))
+        self.value = 1.0
+
+    def loss(self, segment):
+        self.seen.add_(self.value)
+        loss = (self.value * self.weight).sum()
+        return loss, {"loss": loss.detach()}
+
+
+def everything(trained: Learner) -> list[torch.Tensor]:
+    moments = [value for state in trained.optimizer.state.values() for value in state.values()]
+    return [value.clone() for value in (*trained.module.state_dict().values(), *moments)]
+
+
+def drifting(**options) -> Learner:
+    module = Drifting()
+    optimizer = torch.optim.AdamW(module.parameters(), 0.1)
+    return Learner("drift", module, optimizer, module.loss, plan(), max_gradient_norm=10.0, **options)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_an_update_that_is_no_number_changes_nothing_and_is_counted(value):
+    trained = drifting()
+    trained.update(SEGMENT, epoch=1)
+    before = everything(trained)
+    trained.module.value = value
+    metrics = trained.update(SEGMENT, epoch=1)
+    assert all(map(torch.equal, before, everything(trained)))
+    assert {name: value.item() for name, value in metrics.items()} == {
+        "loss": 0.0,
+        "gradient_norm": 0.0,
+        "skipped_updates": 1.0,
+    }
+    trained.module.value = 1.0
+    trained.update(SEGMENT, epoch=1)
+    assert trained.module.seen == 2.0
+    assert not torch.equal(before[0], everything(trained)[0])
+
+
+def test_a_good_update_among_bad_ones_lets_it_go_on_and_too_many_in_a_row_stop_it():
+    trained = drifting(max_bad_updates=3)
+    for value in ["nan", "inf", "1", "nan", "nan"]:
+        trained.module.value = float(value)
+        trained.update(SEGMENT, epoch=1)
+    with pytest.raises(Diverged, match="the drift diverged: .* at its update 6") as raised:
+        trained.update(SEGMENT, epoch=1)
+    assert (raised.value.component, raised.value.update, raised.value.segment) == ("drift", 6, SEGMENT)
+    assert isinstance(raised.value, RunError)
+
+
+def test_the_fused_optimizer_that_a_gpu_takes_skips_as_exactly():
+    """What `Learner` relies on there, on the CPU, where torch has the same kernels."""
+    weight = nn.Parameter(torch.tensor([5.0]))
+    optimizer = torch.optim.AdamW([weight], 0.1, fused=True)
+    states = []
+    for bad, gradient in [(0.0, 1.0), (1.0, float("nan"))]:
+        weight.grad = torch.tensor([gradient])
+        optimizer.found_inf = torch.tensor(bad)
+        optimizer.step()
+        states.append([weight.detach().clone(), *(value.clone() for value in optimizer.state[weight].values())])
+    assert all(map(torch.equal, *states))
+
+
+def test_a_codebook_that_follows_by_averages_is_put_back(monkeypatch):
+    config = IRISConfig.tiny()
+    models = build_models(config, 3, "cpu")
+    trained = build_learners(config, models, RandomStreams(0, torch.device("cpu")))[0]
+    frames = torch.randint(0, 256, (4, 1, 3, 64, 64), dtype=torch.uint8)
+    segment = Segment(frames, *(torch.zeros(4, 1),) * 4)
+    trained.update(segment, epoch=1)
+    before = everything(trained)
+    with monkeypatch.context() as patch:
+        patch.setattr(models.tokenizer, "pixel_error", lambda difference: difference.abs() * float("inf"))
+        assert trained.update(segment, epoch=1)["skipped_updates"] == 1
+    assert all(map(torch.equal, before, everything(trained)))

@@ -1,3 +1,5 @@
+import random
+
 import numpy as np
 import pytest
 import torch
@@ -49,18 +51,18 @@ def test_a_state_brings_back_every_torch_stream_and_the_global_one():
     streams = RandomStreams(1, CPU)
     draws(streams)
     state = {name: value.clone() for name, value in streams.state_dict().items()}
-    assert all(value.dtype == torch.uint8 for value in state.values())
-    expected = draws(streams), torch.rand(2)
+    expected = draws(streams), torch.rand(2), np.random.normal(size=3).tolist(), random.gauss(0, 1), random.random()
     other = RandomStreams(9, CPU)
     other.load_state_dict(state)
     other.sampling = RandomStreams(1, CPU).sampling
     other.sampling.random()
     assert (draws(other), torch.rand(2).tolist()) == (expected[0], expected[1].tolist())
+    assert (np.random.normal(size=3).tolist(), random.gauss(0, 1), random.random()) == expected[2:]
 
 
 def test_the_state_of_another_kind_of_device_begins_anew():
     streams = RandomStreams(1, CPU)
     state = {name: value[:16].clone() for name, value in streams.state_dict().items()}
-    state["global"] = torch.get_rng_state()
+    state |= {name: value for name, value in streams.state_dict().items() if name.startswith("global")}
     streams.load_state_dict(state)
     assert draws(streams) == draws(RandomStreams(1, CPU))

@@ -70,12 +70,13 @@ def test_a_folder_that_cannot_be_written_is_not_free(tmp_path, monkeypatch):
 
 def test_clearing_leaves_what_is_not_the_runs(tmp_path):
     run = RunFolder(tmp_path)
-    run.create({})
+    run.create({}, seed=3)
     run.replay.mkdir()
     (run.replay / "frames.bin").touch()
     (tmp_path / "notes.txt").touch()
     run.clear()
-    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "notes.txt", "run.json"]
+    assert run.settings() == {"seed": 3}
 
 
 def test_a_snapshot_is_read_from_a_zip_with_or_without_its_suffix(tmp_path):

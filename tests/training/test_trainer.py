@@ -319,3 +319,11 @@ def test_a_metric_that_is_written_to_later_is_not_changed_by_it():
 
 def test_an_epoch_without_updates_has_no_metrics():
     assert MeanMetrics().summary() == {}
+
+
+def test_skipped_updates_are_counted_and_take_no_part_in_the_means():
+    metrics = MeanMetrics()
+    for loss, skipped in [(2.0, 0.0), (0.0, 1.0), (4.0, 0.0)]:
+        metrics.add("a", {"loss": torch.tensor(loss), "skipped_updates": torch.tensor(skipped)})
+    metrics.add("b", {"loss": torch.tensor(0.0), "skipped_updates": torch.tensor(1.0)})
+    assert metrics.summary() == {"a/loss": 3.0, "a/skipped_updates": 1.0, "b/skipped_updates": 1.0}
