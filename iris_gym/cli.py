@@ -21,6 +21,7 @@ from iris_gym.commands.common import required_run_dir
 from iris_gym.commands.evaluate import Evaluate
 from iris_gym.commands.import_published import Import
 from iris_gym.commands.record import Record
+from iris_gym.commands.report import Report
 from iris_gym.commands.train import Train
 from iris_gym.config import IRISConfig, preset, read_mapping
 from iris_gym.errors import UsageError
@@ -29,13 +30,14 @@ from iris_gym.training.run_folder import RunFolder
 DESCRIPTION = "IRIS: train an agent inside a learned world model, and look at what it has learned."
 
 
-def parse(arguments: Sequence[str]) -> Train | Evaluate | Record | Bench | Import:
+def parse(arguments: Sequence[str]) -> Train | Evaluate | Record | Report | Bench | Import:
     """Read the command line. Flags of hyperparameters default to the preset's, the file's or the resumed run's."""
     base = _base_config(arguments)
     commands = Annotated[
         Annotated[Train, tyro.conf.subcommand("train", default=Train(base))]
         | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
         | Annotated[Record, tyro.conf.subcommand("record")]
+        | Annotated[Report, tyro.conf.subcommand("report")]
         | Annotated[Bench, tyro.conf.subcommand("bench", default=Bench(base))]
         | Annotated[Import, tyro.conf.subcommand("import")],
         None,
