@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from iris_gym.agent import EVALUATION_ROWS, IRISAgent
+from iris_gym.agent import IRISAgent
 from iris_gym.assembly import untrained, warn_of_untrained
 from iris_gym.envs import make_vec_env
 from iris_gym.errors import UsageError
 from iris_gym.evaluation.evaluate import check_play
 from iris_gym.evaluation.fidelity import measure
-from iris_gym.evaluation.figures import check_matplotlib
+from iris_gym.evaluation.fidelity_figures import check_matplotlib
 from iris_gym.evaluation.files import write_atomically
 from iris_gym.evaluation.findings import Findings, jsonable, summarise
 from iris_gym.evaluation.real_episodes import RealEpisode, play_games
@@ -27,6 +27,7 @@ DEFAULT_EPISODES = 8
 DEFAULT_HORIZON = 20
 DEFAULT_STARTS = 128
 MAX_STEPS = 1000
+GAMES_AT_ONCE = 8
 
 SEED_OFFSET = 1_000_003
 """Keeps the games of a report apart from those of a training and of an evaluation, whose seeds are small numbers."""
@@ -127,7 +128,7 @@ def _play(agent: IRISAgent, *, games: int, temperature: float, seed: int, max_st
     config = agent.config
     env = make_vec_env(
         agent.env_id,
-        min(games, EVALUATION_ROWS),
+        min(games, GAMES_AT_ONCE),
         atari_100k=config.atari_100k,
         preprocessing=config.preprocessing,
     )

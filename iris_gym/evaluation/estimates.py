@@ -65,7 +65,8 @@ def _quantiles(draws: Floats) -> tuple[Floats, Floats]:
     low, high = np.full(draws.shape[1:], np.nan), np.full(draws.shape[1:], np.nan)
     known = ~np.isnan(draws).all(0)
     tail = (1 - COVERAGE) / 2
-    low[known], high[known] = np.nanquantile(draws[:, known], [tail, 1 - tail], axis=0)
+    if known.any():
+        low[known], high[known] = np.nanquantile(draws[:, known], [tail, 1 - tail], axis=0)
     return low, high
 
 

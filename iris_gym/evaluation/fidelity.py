@@ -11,24 +11,21 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from iris_gym.evaluation.codes import Codebook, look_at_codes
 from iris_gym.evaluation.prediction import Dream, Forecast, dream_of_actions, dream_of_policy, forecast
 from iris_gym.evaluation.real_episodes import RealEpisode
 from iris_gym.evaluation.similarity import squared_error, structural_similarity
 from iris_gym.evaluation.stretches import Stretches, choose_starts, cut_stretches, decode, encode
-from iris_gym.functional import count_tokens, unit_frames
+from iris_gym.functional import unit_frames
 from iris_gym.imagination.dynamics import Dynamics
 from iris_gym.imagination.policy import Policy
 from iris_gym.models.tokenizer import Tokenizer
-from iris_gym.types import FRAME_SIZE
 
 MOVING = 0.1
 """How far a pixel has to be from the usual picture, in [0, 1], to count as part of something that moves."""
 
 BACKGROUND_FRAMES = 200
 """Frames whose median is the usual picture."""
-
-DRAWN_CODES = 64
-"""Codes that are drawn at most, the most used ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,17 +41,6 @@ class Steps:
     reward_probabilities: NDArray[np.float64]  # (N, 3), of -1, 0 and 1
     end: NDArray[np.bool_]  # (N,)
     end_probability: NDArray[np.float64]  # (N,)
-
-
-@dataclass(frozen=True, slots=True)
-class Codebook:
-    """Which codes stand for what."""
-
-    real_counts: NDArray[np.int64]  # (V,), in the real frames
-    dream_counts: NDArray[np.int64]  # (V,), in the dreamt ones
-    drawn: NDArray[np.int64]  # (D,), the most used codes, most used first
-    patches: NDArray[np.uint8]  # (D, p, p, 3), the mean of the real patches that each stands for
-    decoded: NDArray[np.uint8]  # (D, p, p, 3), the middle of what the decoder makes of the code alone
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,36 +268,6 @@ def _memories(
             hidden, cell = policy.burn_in(seen[None].to(device), mask)
             state[0][row], state[1][row] = hidden[0], cell[0]
     return state
-
-
-@torch.no_grad()
-def look_at_codes(
-    tokenizer: Tokenizer,
-    episodes: Sequence[RealEpisode],
-    tokens: Sequence[Tensor],
-    dream_tokens: Tensor,
-    device: torch.device,
-) -> Codebook:
-    """How often each code is used, and how the most used ones look."""
-    vocab_size, per_frame = tokenizer.quantizer.vocab_size, tokens[0].shape[1]
-    side = FRAME_SIZE // int(per_frame**0.5)
-    real_counts = count_tokens(torch.cat(list(tokens)), vocab_size)
-    used = int((real_counts > 0).sum())
-    drawn = real_counts.argsort(descending=True, stable=True)[: min(used, DRAWN_CODES)]
-    sums = torch.zeros(vocab_size, 3 * side * side)
-    for episode, own in zip(episodes, tokens, strict=True):
-        patches = episode.frames.unfold(2, side, side).unfold(3, side, side)  # T, 3, g, g, p, p
-        sums.index_add_(0, own.flatten(), patches.permute(0, 2, 3, 1, 4, 5).reshape(-1, 3 * side * side).float())
-    means = (sums[drawn] / real_counts[drawn, None]).view(-1, 3, side, side)
-    alone = decode(tokenizer, drawn[:, None].expand(-1, per_frame), device)
-    middle = slice((FRAME_SIZE - side) // 2, (FRAME_SIZE - side) // 2 + side)
-    return Codebook(
-        real_counts.long().numpy(),
-        count_tokens(dream_tokens, vocab_size).long().numpy(),
-        drawn.numpy(),
-        means.round().byte().permute(0, 2, 3, 1).numpy(),
-        alone[:, :, middle, middle].permute(0, 2, 3, 1).numpy(),
-    )
 
 
 def _strips(

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from iris_gym.evaluation.codes import Codebook
 from iris_gym.evaluation.estimates import (
     COVERAGE,
     Estimate,
@@ -18,7 +19,7 @@ from iris_gym.evaluation.estimates import (
     reliability,
     survival_interval,
 )
-from iris_gym.evaluation.fidelity import Codebook, Fidelity, Steps, Strip
+from iris_gym.evaluation.fidelity import Fidelity, Steps, Strip
 
 MIN_GAMES = 8
 """Below which an interval over games is not to be relied on."""

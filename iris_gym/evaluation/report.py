@@ -1,24 +1,22 @@
 """The fidelity report as one page that needs nothing but itself: no script, no request, pictures inside."""
 
-import base64
 from collections.abc import Callable, Iterable, Sequence
 from html import escape
 from importlib import resources
-from io import BytesIO
-from typing import Any
 
 import numpy as np
-from PIL import Image
 
-from iris_gym.evaluation import figures
-from iris_gym.evaluation.fidelity import Codebook, Strip
+from iris_gym.evaluation import fidelity_figures as figures
+from iris_gym.evaluation.codes import Codebook
+from iris_gym.evaluation.fidelity import Strip
 from iris_gym.evaluation.findings import Findings
+from iris_gym.evaluation.markup import count, estimate, figure, number, png, span, table, table_by_horizon
 from iris_gym.evaluation.pictures import labelled_strip
 
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 """A browser that reads the page may fetch nothing."""
 
-CODES_A_ROW = 16
+CODES_A_ROW = 8
 CODE_GAP = 2
 
 PROMISES = {
@@ -58,7 +56,7 @@ def _protocol(findings: Findings) -> str:
         f"{len(games)} real games, {sum(game['steps'] for game in games):,} steps, under the training protocol, where "
         f"a lost life is an end, as it is to the world model. The seeds are new, actions are sampled at temperature "
         f"{found['temperature']:g} without random ones. From {findings['starts']} frames of these games, drawn "
-        f"uniformly, the dream starts with {_count(findings['context'], 'real frame')} read, and goes on for "
+        f"uniformly, the dream starts with {count(findings['context'], 'real frame')} read, and goes on for "
         f"{findings['horizon']} steps. The world model reads {found['timesteps']} timesteps at most; when they are "
         f"full, it goes on with the last {found['overflow_context']}. Rewards are known to the dream by their sign "
         f"only. Bands and ranges in brackets are {findings['coverage']:.0%} bootstrap intervals over whole games, for "
@@ -81,11 +79,11 @@ def _in_brief(findings: Findings) -> str:
         (f"Return in reality, {last + 1} steps", findings["return"]["real"], last),
         ("Return in the dream, from the same starts", findings["return"]["dream"], last),
     ]
-    cells = [(name, _estimate(curve, index)) for name, curve, index in rows]
+    cells = [(name, estimate(curve, index)) for name, curve, index in rows]
     return (
         "<section><h2>In brief</h2>"
         f"<p><strong>{PROMISES[findings['return']['dream_promises']]}</strong></p>"
-        + _table(("measure", f"mean [{findings['coverage']:.0%}]"), cells)
+        + table(("measure", f"mean [{findings['coverage']:.0%}]"), cells)
         + "</section>"
     )
 
@@ -101,8 +99,8 @@ def _sections(findings: Findings, codebook: Codebook, strips: dict[str, Strip]) 
         "frames; where orange falls to the dotted line, the dream is worth no more than a still picture. Told the "
         "truth, the likeliest token is counted; the dream samples its own.",
         figures.tokens_by_horizon,
-        f"Share of tokens right by steps after the start. Told the truth {_span(told)}, in the dream {_span(dreamt)}.",
-        _by_horizon(horizons, ["token_accuracy_told", "token_accuracy_dream", "token_accuracy_start_kept"]),
+        f"Share of tokens right by steps after the start. Told the truth {span(told)}, in the dream {span(dreamt)}.",
+        table_by_horizon(horizons, ["token_accuracy_told", "token_accuracy_dream", "token_accuracy_start_kept"]),
         "by_horizon",
     )
     yield _section(
@@ -112,10 +110,10 @@ def _sections(findings: Findings, codebook: Codebook, strips: dict[str, Strip]) 
         "orange lies above it is what the dynamics cost. Most pixels never change, so the right panel looks only at "
         "those that differ from the game's median picture. Lower is better.",
         figures.errors_by_horizon,
-        f"Mean squared pixel error by steps after the start: dream {_span(horizons['pixel_error_dream'])}, "
-        f"reconstruction alone {_span(horizons['pixel_error_reconstruction'])}, "
-        f"start frame kept {_span(horizons['pixel_error_start_kept'])}.",
-        _by_horizon(
+        f"Mean squared pixel error by steps after the start: dream {span(horizons['pixel_error_dream'])}, "
+        f"reconstruction alone {span(horizons['pixel_error_reconstruction'])}, "
+        f"start frame kept {span(horizons['pixel_error_start_kept'])}.",
+        table_by_horizon(
             horizons,
             [f"{kind}_{what}" for kind in ("pixel_error", "moving_error") for what in ("dream", "reconstruction")],
         ),
@@ -125,9 +123,9 @@ def _sections(findings: Findings, codebook: Codebook, strips: dict[str, Strip]) 
         "Structural similarity by horizon",
         "How to read it: as the pixel error, but for shapes; 1 is an equal picture, higher is better.",
         figures.ssim_by_horizon,
-        f"SSIM by steps after the start: dream {_span(horizons['ssim_dream'])}, reconstruction alone "
-        f"{_span(horizons['ssim_reconstruction'])}.",
-        _by_horizon(horizons, ["ssim_dream", "ssim_reconstruction", "ssim_start_kept"]),
+        f"SSIM by steps after the start: dream {span(horizons['ssim_dream'])}, reconstruction alone "
+        f"{span(horizons['ssim_reconstruction'])}.",
+        table_by_horizon(horizons, ["ssim_dream", "ssim_reconstruction", "ssim_start_kept"]),
     )
     reward = findings["reward"]
     yield _section(
@@ -138,7 +136,7 @@ def _sections(findings: Findings, codebook: Codebook, strips: dict[str, Strip]) 
         f"Always to say 0 would be right in {reward['always_zero_accuracy']:.1%} of the steps.",
         figures.reward_confusion,
         "Confusion matrix of the reward's sign; the numbers are in the table below.",
-        _table(
+        table(
             ("came", *(f"guessed {sign}" for sign in reward["classes"])),
             [(str(sign), *map(str, row)) for sign, row in zip(reward["classes"], reward["confusion"], strict=True)],
         ),
@@ -163,8 +161,8 @@ def _sections(findings: Findings, codebook: Codebook, strips: dict[str, Strip]) 
         "dream where the policy acts by itself. A dream that ends too soon hides what comes later; one that never ends "
         "hides danger.",
         figures.survival,
-        f"Survival by steps after the start. Reality {_span(survival['real'])}, dream {_span(survival['dream'])}.",
-        _by_horizon(survival, ["real", "dream"], first=0),
+        f"Survival by steps after the start. Reality {span(survival['real'])}, dream {span(survival['dream'])}.",
+        table_by_horizon(survival, ["real", "dream"], first=0),
         "survival",
     )
     surprise = findings["surprise"]
@@ -174,13 +172,13 @@ def _sections(findings: Findings, codebook: Codebook, strips: dict[str, Strip]) 
         "How to read it: how unlikely the real next frame was to the world model, in nats a token; 0 is certainty, and "
         "at the dash-dotted line it knows no more than how frequent each code is. A rise late in the game is a part of "
         "it that training seldom saw. Its own dreams surprise it by "
-        f"{_estimate(horizons['nats_dream'], 0)} at the first step: much less than reality means that it is too sure.",
+        f"{estimate(horizons['nats_dream'], 0)} at the first step: much less than reality means that it is too sure.",
         figures.surprise,
-        f"Nats a token over the steps of the game, {_estimate(surprise['all'])} on average.",
-        _table(
+        f"Nats a token over the steps of the game, {estimate(surprise['all'])} on average.",
+        table(
             ("from step", "nats a token", "frames"),
             [
-                (str(edge), _estimate(surprise["over_the_game"], index), str(surprise["over_the_game"]["count"][index]))
+                (str(edge), estimate(surprise["over_the_game"], index), str(surprise["over_the_game"]["count"][index]))
                 for index, edge in enumerate(surprise["edges"][:-1])
             ],
         ),
@@ -193,9 +191,9 @@ def _sections(findings: Findings, codebook: Codebook, strips: dict[str, Strip]) 
         "the dream's lies clearly above, the policy has found something that pays in the dream only. "
         + PROMISES[found["dream_promises"]],
         figures.returns,
-        f"Return by steps after the start. Reality {_span(found['real'])}, dream {_span(found['dream'])}, "
-        f"difference {_span(found['difference'])}.",
-        _by_horizon(found, ["real", "dream", "difference"]),
+        f"Return by steps after the start. Reality {span(found['real'])}, dream {span(found['dream'])}, "
+        f"difference {span(found['difference'])}.",
+        table_by_horizon(found, ["real", "dream", "difference"]),
         "return",
     )
     used = findings["codebook"]
@@ -208,7 +206,7 @@ def _sections(findings: Findings, codebook: Codebook, strips: dict[str, Strip]) 
         "to change for equal frequencies.",
         figures.codes,
         f"Share of tokens of each code, most used first; {used['used']} codes are used.",
-        _table(
+        table(
             ("code", "share in real frames", "share in dreams"),
             [(str(c), f"{used['real_shares'][c]:.4f}", f"{used['dream_shares'][c]:.4f}") for c in codebook.drawn],
         ),
@@ -217,7 +215,7 @@ def _sections(findings: Findings, codebook: Codebook, strips: dict[str, Strip]) 
         f"<section><h2>The {len(codebook.drawn)} most used codes</h2><p>How to read it: pairs, the most used first. "
         "Left, the mean of the real patches that the code stands for; right, what the decoder makes of it alone. A "
         "blurred left half is a code that stands for too many things.</p>"
-        + _figure(_png(_code_tiles(codebook), 3), "Pairs of small pictures, one pair a code.", "pixels", "image/png")
+        + figure(png(_code_tiles(codebook), 3), "Pairs of small pictures, one pair a code.", "pixels", "image/png")
         + "</section>"
     )
     yield "<section><h2>Dreams in pictures</h2>" + "".join(map(_strip, strips.items())) + "</section>"
@@ -229,13 +227,13 @@ def _section(
     sentence: str,
     draw: Callable[[Findings], bytes],
     alt: str,
-    table: str,
+    numbers: str,
     about: str | None = None,
 ) -> str:
     return (
         f"<section><h2>{escape(title)}</h2>{_warnings(findings, about) if about else ''}<p>{escape(sentence)}</p>"
-        + _figure(draw(findings), alt, "plot", "image/svg+xml")
-        + f"<details><summary>Numbers</summary>{table}</details></section>"
+        + figure(draw(findings), alt, "plot", "image/svg+xml")
+        + f"<details><summary>Numbers</summary>{numbers}</details></section>"
     )
 
 
@@ -250,27 +248,14 @@ def _strip(item: tuple[str, Strip]) -> str:
         f"{_rewards(strip.dream_rewards)}; {end}."
     )
     alt = f"Real frames, their reconstructions and the dream at the {name} start."
-    return f"<h3>{name.capitalize()}</h3><p>{escape(caption)}</p>" + _figure(
-        _png(labelled_strip(rows), 1), alt, "pixels", "image/png"
+    return f"<h3>{name.capitalize()}</h3><p>{escape(caption)}</p>" + figure(
+        png(labelled_strip(rows), 1), alt, "pixels", "image/png"
     )
 
 
 def _rewards(rewards: Sequence[int]) -> str:
     steps = [f"{reward:+d} at step {step}" for step, reward in enumerate(rewards, 1) if reward]
     return ", ".join(steps) or "none"
-
-
-def _figure(image: bytes, alt: str, kind: str, media_type: str) -> str:
-    data = base64.b64encode(image).decode()
-    return (
-        f'<figure class="{kind}" tabindex="0"><img alt="{escape(alt)}" src="data:{media_type};base64,{data}"></figure>'
-    )
-
-
-def _png(image: np.ndarray, scale: int) -> bytes:
-    buffer = BytesIO()
-    Image.fromarray(image.repeat(scale, axis=0).repeat(scale, axis=1)).save(buffer, "PNG", optimize=True)
-    return buffer.getvalue()
 
 
 def _code_tiles(codebook: Codebook) -> np.ndarray:
@@ -299,10 +284,10 @@ def _games(findings: Findings) -> str:
         (str(g["seed"]), str(g["steps"]), str(g["episodes"]), f"{g['return']:g}", "yes" if g["ended"] else "cut")
         for g in findings["games"]
     ]
-    table = _table(("seed", "steps", "episodes", "return (unclipped)", "ended"), rows)
+    numbers = table(("seed", "steps", "episodes", "return (unclipped)", "ended"), rows)
     versions = ", ".join(f"{name} {version}" for name, version in findings["versions"].items())
     return (
-        f"<section><h2>The real games</h2><details><summary>Numbers</summary>{table}</details>"
+        f"<section><h2>The real games</h2><details><summary>Numbers</summary>{numbers}</details>"
         f"<p>Made with {escape(versions)}. Every figure of this page is in the JSON file beside it.</p></section>"
     )
 
@@ -318,53 +303,10 @@ def _calibration_table(findings: Findings) -> str:
         "reward −1": findings["reward"]["calibration"]["negative"],
         "end": findings["end"]["calibration"],
     }
-    return _table(
+    return table(
         ("event", "share that came", "mean probability given", "expected calibration error"),
         [
-            (name, f"{f['happened']:.5f}", f"{f['predicted']:.5f}", _number(errors[name]["calibration_error"]))
+            (name, f"{f['happened']:.5f}", f"{f['predicted']:.5f}", number(errors[name]["calibration_error"]))
             for name, f in frequencies.items()
         ],
     )
-
-
-def _by_horizon(measures: dict[str, Any], names: Sequence[str], first: int = 1) -> str:
-    steps = range(len(measures[names[0]]["mean"]))
-    return _table(
-        ("step", *(name.replace("_", " ") for name in names), "samples"),
-        [
-            (
-                str(step + first),
-                *(_estimate(measures[name], step) for name in names),
-                str(measures[names[0]]["count"][step]),
-            )
-            for step in steps
-        ],
-    )
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    titles = "".join(f'<th scope="col">{escape(title)}</th>' for title in head)
-    lines = "".join(
-        f'<tr><th scope="row">{escape(row[0])}</th>' + "".join(f"<td>{escape(cell)}</td>" for cell in row[1:]) + "</tr>"
-        for row in rows
-    )
-    return f'<div class="table"><table><thead><tr>{titles}</tr></thead><tbody>{lines}</tbody></table></div>'
-
-
-def _estimate(curve: dict[str, Any], index: int | None = None) -> str:
-    """A mean and its interval in words."""
-    mean, low, high = (curve[name] if index is None else curve[name][index] for name in ("mean", "low", "high"))
-    return _number(mean) + (f" [{_number(low)}, {_number(high)}]" if low is not None else "")
-
-
-def _span(curve: dict[str, Any]) -> str:
-    """Where a curve begins and ends."""
-    return f"from {_number(curve['mean'][0])} to {_number(curve['mean'][-1])}"
-
-
-def _number(value: float | None) -> str:
-    return "unknown" if value is None else f"{value:.4g}"
-
-
-def _count(count: int, what: str) -> str:
-    return f"{count} {what}{'' if count == 1 else 's'}"
