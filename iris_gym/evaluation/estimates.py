@@ -46,7 +46,7 @@ def cluster_mean(samples: NDArray, clusters: NDArray, *, seed: int = 0, resample
     return Estimate(mean, low, high, counts.sum(0).astype(np.int64))
 
 
-def _cluster_sums(samples: Floats, clusters: NDArray) -> tuple[Floats, Floats]:
+def _cluster_sums(samples: NDArray, clusters: NDArray) -> tuple[Floats, Floats]:
     """Sums (C, …) of the samples that exist, and how many these are (C, …)."""
     names, index = np.unique(clusters, return_inverse=True)
     known = ~np.isnan(samples)
@@ -56,11 +56,11 @@ def _cluster_sums(samples: Floats, clusters: NDArray) -> tuple[Floats, Floats]:
     return sums, counts
 
 
-def _quotient(numerator: Floats, denominator: Floats) -> Floats:
+def _quotient(numerator: NDArray, denominator: NDArray) -> Floats:
     return np.divide(numerator, denominator, out=np.full(np.shape(numerator), np.nan), where=denominator > 0)
 
 
-def _quantiles(draws: Floats) -> tuple[Floats, Floats]:
+def _quantiles(draws: NDArray) -> tuple[Floats, Floats]:
     """The bounds of the middle `COVERAGE` of draws (R, …), of those that exist."""
     low, high = np.full(draws.shape[1:], np.nan), np.full(draws.shape[1:], np.nan)
     known = ~np.isnan(draws).all(0)

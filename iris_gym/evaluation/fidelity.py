@@ -247,13 +247,13 @@ def usual_picture(episodes: Sequence[RealEpisode]) -> Tensor:
 
 def lifetime(ends: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
     """From ends (S, H): steps (S,) up to the first one, or H, and whether there was one (S,)."""
-    ended = ends.any(1)
+    ended = np.any(ends, axis=1)
     return np.where(ended, ends.argmax(1) + 1, ends.shape[1]), ended
 
 
 def _real_lifetime(stretches: Stretches) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    ends = stretches.after_start(stretches.ends).numpy()
-    return stretches.step_known.sum(1), ends.any(1)
+    ended = stretches.after_start(stretches.ends).any(1).numpy()
+    return stretches.step_known.sum(1), ended
 
 
 def _memories(

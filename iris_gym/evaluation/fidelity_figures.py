@@ -13,7 +13,7 @@ from iris_gym.evaluation.findings import Findings, floats
 BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#595959"
 """Okabe and Ito's colours, which people with any colour vision tell apart; each has a line style of its own, too."""
 
-STYLE = {
+STYLE: Any = {
     "font.size": 10,
     "font.family": "DejaVu Sans",
     "axes.spines.top": False,
