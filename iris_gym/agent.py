@@ -14,6 +14,7 @@ from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import is_wrapped
+from stable_baselines3.common.logger import KVWriter
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
 from stable_baselines3.common.utils import safe_mean
@@ -33,16 +34,17 @@ from iris_gym.assembly import (
 from iris_gym.config import IRISConfig, preset
 from iris_gym.data.replay import Replay
 from iris_gym.dream import DreamVectorEnv
-from iris_gym.envs import check_spaces, make_vec_env
+from iris_gym.envs import check_spaces, frames_per_second, make_vec_env
 from iris_gym.errors import RunError, UsageError
 from iris_gym.evaluation.evaluate import check_temperature, evaluate
-from iris_gym.evaluation.pictures import save_run_pictures
+from iris_gym.evaluation.pictures import RunPictures, gif, run_pictures, save_run_pictures
 from iris_gym.evaluation.players import PolicyPlayer
 from iris_gym.evaluation.rows import EpisodeScore, OpenEnv, games
 from iris_gym.evaluation.scores import read_scores
 from iris_gym.hub import HubAgent
 from iris_gym.imagination.dynamics import Dynamics
 from iris_gym.policy import IRISPolicy
+from iris_gym.process import memory_in_use
 from iris_gym.published import PublishedAgent
 from iris_gym.stored import check_stored
 from iris_gym.training import checkpoint
@@ -50,7 +52,9 @@ from iris_gym.training.checkpoint import Snapshot
 from iris_gym.training.collector import environment_faults
 from iris_gym.training.learner import Diverged
 from iris_gym.training.logs import log_marks, rewind_logs, run_logger
+from iris_gym.training.media_log import record_pictures, shows_pictures
 from iris_gym.training.randomness import RandomStreams, checked_seed, drawn_seed
+from iris_gym.training.rates import Rates
 from iris_gym.training.run_folder import RunFolder, read_snapshot
 from iris_gym.training.snapshots import collection_state, restore_collection, restore_training, training_state
 from iris_gym.training.trainer import (
@@ -59,6 +63,7 @@ from iris_gym.training.trainer import (
     EpochEnded,
     Event,
     StepTaken,
+    UpdateDone,
     check_total_timesteps,
 )
 
@@ -126,6 +131,10 @@ class IRISAgent(HubAgent, PublishedAgent, BaseAlgorithm):
             self.env_id = _snapshot.state["env"]
             self._take_spaces(_snapshot)
         self.run = _run
+        self.log_outputs: list[KVWriter] = []
+        """What the logger of the run folder writes to besides TensorBoard and `progress.csv`."""
+        self._rates = Rates()
+        self._pictures: tuple[int, RunPictures | None] = -1, None
         if run_dir is not None:
             self.run = RunFolder(Path(run_dir))
             self.run.create(self.config.to_dict(), seed=self.seed, env=self.env_id)
@@ -284,6 +293,7 @@ class IRISAgent(HubAgent, PublishedAgent, BaseAlgorithm):
             if self._log_marks is not None:
                 rewind_logs(self.run.logs, self._log_marks)
             logger = run_logger(self.run.logs, self.verbose)
+            logger.output_formats += self.log_outputs
             weakref.finalize(self, logger.close)
             self.set_logger(logger)
         return super()._setup_learn(*args, **kwargs)
@@ -301,6 +311,7 @@ class IRISAgent(HubAgent, PublishedAgent, BaseAlgorithm):
 
     def _serve(self, event: Event, callback: BaseCallback, log_interval: int, names: dict[str, Any]) -> bool:
         """Do what Stable-Baselines3 expects at an event; False asks to stop."""
+        self._count(event)
         if isinstance(event, CollectionStarted):
             callback.on_rollout_start()
         elif isinstance(event, StepTaken):
@@ -310,6 +321,14 @@ class IRISAgent(HubAgent, PublishedAgent, BaseAlgorithm):
         elif isinstance(event, EpochEnded):
             self._serve_epoch(event, log_interval)
         return True
+
+    def _count(self, event: Event) -> None:
+        if isinstance(event, StepTaken):
+            self._rates.count("env_steps", len(event.step.dones))
+        elif isinstance(event, UpdateDone):
+            self._rates.count(f"{event.component}_updates")
+        else:
+            self._rates.count("rest")
 
     def _serve_step(self, event: StepTaken, callback: BaseCallback, names: dict[str, Any]) -> bool:
         step = event.step
@@ -336,13 +355,18 @@ class IRISAgent(HubAgent, PublishedAgent, BaseAlgorithm):
         self.logger.record("time/epoch", event.epoch)
         for name, value in event.metrics.items():
             self.logger.record(name, value)
+        if event.epoch % self.config.checkpoint_interval == 0:
+            self._record_pictures()
         if log_interval and event.epoch % log_interval == 0:
             self.dump_logs()
         if event.epoch % self.config.checkpoint_interval == 0:
             self.save_checkpoint()
 
     def dump_logs(self) -> None:
-        """Write what was recorded since the last time, at the current number of environment steps."""
+        """Write what was recorded since the last time, at the current number of environment steps.
+
+        When nothing is collected any more the epochs go on along that axis as if it were, at the pace of the others.
+        """
         elapsed = max((time.time_ns() - self.start_time) / 1e9, 1e-9)
         if self.ep_info_buffer:
             self.logger.record("rollout/ep_rew_mean", safe_mean([info["r"] for info in self.ep_info_buffer]))
@@ -350,7 +374,48 @@ class IRISAgent(HubAgent, PublishedAgent, BaseAlgorithm):
         self.logger.record("time/fps", int((self.num_timesteps - self._num_timesteps_at_start) / elapsed))
         self.logger.record("time/time_elapsed", int(elapsed), exclude="tensorboard")
         self.logger.record("time/total_timesteps", self.num_timesteps, exclude="tensorboard")
-        self.logger.dump(self.num_timesteps)
+        self._record_machine()
+        self.logger.dump(self.num_timesteps + self._idle_steps)
+
+    @property
+    def _idle_steps(self) -> int:
+        """What would have been collected in the epochs that collected nothing."""
+        return self.trainer.idle_epochs * self.config.env_steps_per_epoch
+
+    def _record_machine(self) -> None:
+        """Rates since the last dump, and memory; not in `progress.csv`, which a resumed run repeats to the digit."""
+        rates, self._rates = self._rates, Rates()
+        for kind in rates.units.keys() - {"rest"}:
+            self.logger.record(f"time/{kind}_per_second", rates.per_second(kind), exclude="csv")
+        memory = memory_in_use()
+        if memory is not None:
+            self.logger.record("time/memory_gb", memory / 1e9, exclude="csv")
+        if self.device.type == "cuda":
+            peak = torch.cuda.max_memory_allocated(self.device)
+            self.logger.record("time/gpu_memory_peak_gb", peak / 1e9, exclude="csv")
+
+    def _record_pictures(self) -> None:
+        """Hand reconstructions and a dream to the logger's next dump, where it shows pictures."""
+        pictures = self._run_pictures() if shows_pictures(self.logger) else None
+        if pictures is None:
+            return
+        fps = frames_per_second(self.env_id)
+        record_pictures(
+            self.logger,
+            {"media/reconstructions": pictures.reconstructions, "media/dream": pictures.dream},
+            {"media/dream_film": (pictures.film, gif(pictures.film, fps))},
+            fps=fps,
+            step=self.num_timesteps + self._idle_steps,
+        )
+
+    def _run_pictures(self) -> RunPictures | None:
+        """Pictures of the models as they are, made once; None where nothing was collected yet."""
+        progress = self.trainer.progress
+        if self._pictures[0] != progress:
+            dynamics = Dynamics(self.models.tokenizer, self.models.world_model)
+            step = self.trainer.env_steps + self._idle_steps
+            self._pictures = progress, run_pictures(step, dynamics, self.replay)
+        return self._pictures[1]
 
     # ---------------------------------------------------------------- acting
 
@@ -498,12 +563,9 @@ class IRISAgent(HubAgent, PublishedAgent, BaseAlgorithm):
         """Write pictures and a checkpoint into the run folder; without one, nothing."""
         if self.run is None:
             return
-        save_run_pictures(  # first: a run that is killed here makes them again
-            self.run.media,
-            self.trainer.env_steps,
-            Dynamics(self.models.tokenizer, self.models.world_model),
-            self.replay,
-        )
+        pictures = self._run_pictures()
+        if pictures is not None:  # first: a run that is killed here makes them again
+            save_run_pictures(self.run.media, pictures, frames_per_second(self.env_id))
         self.replay.flush()
         checkpoint.write_checkpoint(
             self._run_snapshot(), self.run.checkpoints, self.trainer.progress, self.config.keep_checkpoints

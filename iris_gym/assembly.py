@@ -381,10 +381,16 @@ UNTRAINED = {
 """What is to be expected of an agent one of whose components has had no update."""
 
 
+def untrained(updates: Mapping[str, int]) -> list[str]:
+    """A sentence for each component that has never been updated; `updates` counts by component."""
+    return [
+        f"the {component} of this agent has had no update at all: {consequence}"
+        for component, consequence in UNTRAINED.items()
+        if not updates.get(component, 0)
+    ]
+
+
 def warn_of_untrained(updates: Mapping[str, int], stacklevel: int = 3) -> None:
     """Warn of each component that has never been updated; `updates` counts by component."""
-    for component, consequence in UNTRAINED.items():
-        if not updates.get(component, 0):
-            warnings.warn(
-                f"the {component} of this agent has had no update at all: {consequence}", stacklevel=stacklevel
-            )
+    for sentence in untrained(updates):
+        warnings.warn(sentence, stacklevel=stacklevel)

@@ -22,6 +22,7 @@ from iris_gym.commands.evaluate import Evaluate
 from iris_gym.commands.import_published import Import
 from iris_gym.commands.plot import Plot
 from iris_gym.commands.record import Record
+from iris_gym.commands.report import Report
 from iris_gym.commands.scores import Scores
 from iris_gym.commands.train import Train
 from iris_gym.config import IRISConfig, preset, read_mapping
@@ -31,7 +32,7 @@ from iris_gym.training.run_folder import RunFolder
 DESCRIPTION = "IRIS: train an agent inside a learned world model, and look at what it has learned."
 
 
-def parse(arguments: Sequence[str]) -> Train | Evaluate | Scores | Plot | Record | Bench | Import:
+def parse(arguments: Sequence[str]) -> Train | Evaluate | Scores | Plot | Record | Report | Bench | Import:
     """Read the command line. Flags of hyperparameters default to the preset's, the file's or the resumed run's."""
     base = _base_config(arguments)
     commands = Annotated[
@@ -40,6 +41,7 @@ def parse(arguments: Sequence[str]) -> Train | Evaluate | Scores | Plot | Record
         | Annotated[Scores, tyro.conf.subcommand("scores")]
         | Annotated[Plot, tyro.conf.subcommand("plot")]
         | Annotated[Record, tyro.conf.subcommand("record")]
+        | Annotated[Report, tyro.conf.subcommand("report")]
         | Annotated[Bench, tyro.conf.subcommand("bench", default=Bench(base))]
         | Annotated[Import, tyro.conf.subcommand("import")],
         None,
