@@ -360,7 +360,7 @@ def preset(name: str, device_type: str = "cpu") -> IRISConfig:
     """The config of a preset; `auto` is default on a GPU and small elsewhere."""
     name = preset_name(name, device_type)
     if name not in PRESETS:
-        raise UsageError(f"preset={name!r} is unknown; choose one of auto, {', '.join(PRESETS)}")
+        raise UsageError(f"preset={shown(name)} is unknown; choose one of auto, {', '.join(PRESETS)}")
     return IRISConfig(**PRESETS[name])
 
 
