@@ -34,6 +34,7 @@ from iris_gym.training.parts import actor_critic_parts, autoencoder_parts, world
 from iris_gym.training.randomness import RandomStreams
 from iris_gym.training.trainer import Trainer
 from iris_gym.types import FRAME_SIZE
+from iris_gym.untrusted.documents import shown
 
 
 @dataclass(frozen=True)
@@ -53,11 +54,13 @@ def choose_device(device: torch.device | str) -> torch.device:
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        chosen = torch.device(device)
-        torch.empty(0, device=chosen).cpu()  # the device meta makes tensors, but holds nothing
-    except (RuntimeError, AssertionError) as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about devices that torch once had
+            chosen = torch.device(device)
+            torch.empty(0, device=chosen).cpu()  # the device meta makes tensors, but holds nothing
+    except Exception as error:  # of any kind: torch looks for a module of the device's name
         here = "cpu or cuda" if torch.cuda.is_available() else "cpu"
-        raise UsageError(f"device={str(device)!r} is not there; this machine has {here}, or say auto") from error
+        raise UsageError(f"device={shown(str(device))} is not there; this machine has {here}, or say auto") from error
     return chosen
 
 

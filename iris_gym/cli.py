@@ -29,6 +29,9 @@ from iris_gym.config import IRISConfig, preset, read_mapping
 from iris_gym.errors import RunError, UsageError
 from iris_gym.training.run_folder import RunFolder
 
+LONGEST_COMPLAINT = 600
+"""Characters; an argument that is wrong may be of any length."""
+
 DESCRIPTION = "IRIS: train an agent inside a learned world model, and look at what it has learned."
 
 
@@ -101,4 +104,5 @@ def _one_line(box: str) -> str:
     """What tyro says in a box of several lines, up to the rule that parts it from the hints below."""
     lines = [line.strip("│╭╮╰╯ ") for line in box.splitlines()]
     said = itertools.takewhile(lambda line: not line.startswith("───"), lines[1:])
-    return " ".join(line for line in said if line) + "; see iris-gym --help"
+    text = " ".join(line for line in said if line)
+    return (text if len(text) <= LONGEST_COMPLAINT else text[:LONGEST_COMPLAINT] + "…") + "; see iris-gym --help"

@@ -68,7 +68,7 @@ def test_auto_is_a_device_that_is_there():
     assert choose_device(CPU) == CPU
 
 
-@pytest.mark.parametrize("device", ["cuda:99", "gpu", "", "meta", "mps:4"])
+@pytest.mark.parametrize("device", ["hpu", "cuda:99", "gpu", "", "meta", "mps:4"])
 def test_a_device_that_is_not_there_is_refused(device):
     with pytest.raises(UsageError, match=f"device='{device}' is not there; this machine has cpu"):
         choose_device(device)

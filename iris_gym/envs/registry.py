@@ -10,6 +10,7 @@ import gymnasium as gym
 from gymnasium.envs.registration import EnvSpec
 
 from iris_gym.errors import UsageError
+from iris_gym.untrusted.documents import shown
 
 # ALE prints a banner to stderr with its first game; its Gymnasium environment asks for errors only, but too late.
 ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)
@@ -33,7 +34,7 @@ def find_spec(env_id: str) -> EnvSpec:
     if name.startswith("MinAtar/"):
         _register_minatar(env_id)
     if name not in gym.registry:
-        raise UsageError(f"env: {env_id!r} is not a registered environment{_close_matches(name)}")
+        raise UsageError(f"env: {shown(env_id)} is not a registered environment{_close_matches(name)}")
     return gym.registry[name]
 
 
@@ -61,7 +62,9 @@ def _import(module: str, env_id: str, advice: str) -> Any:
     try:
         return import_module(module)
     except Exception as error:  # of any kind, for a module's own code runs
-        raise UsageError(f"env: {env_id!r} cannot be used, for {' '.join(str(error).split())}; {advice}") from error
+        raise UsageError(
+            f"env: {shown(env_id)} cannot be used, for {' '.join(str(error).split())[:300]}; {advice[:300]}"
+        ) from error
 
 
 def _register_minatar(env_id: str) -> None:
