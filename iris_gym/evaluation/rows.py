@@ -140,7 +140,7 @@ class Rows:
         cut = not done and self.lengths[row] >= self._max_steps
         if not done and not cut:
             return None
-        truncated = cut or bool(info.get("TimeLimit.truncated", False))
+        truncated = bool(cut or info.get("TimeLimit.truncated", False))
         return EpisodeScore(float(self.returns[row]), int(self.lengths[row]), self.seeds.pop(row), truncated)
 
     def _checked(self, actions: np.ndarray) -> np.ndarray:
