@@ -389,8 +389,8 @@ def preset(name: str, device_type: str = "cpu") -> IRISConfig:
     base, *cases = preset_name(name, device_type).split("+")
     if base not in PRESETS or not set(cases) <= set(HARD_CASES):
         raise UsageError(
-            f"preset={shown(name)} is unknown; choose one of auto, {', '.join(PRESETS)}, and after it as many as you like "
-            f"of {', '.join('+' + case for case in HARD_CASES)}"
+            f"preset={shown(name)} is unknown; choose one of auto, {', '.join(PRESETS)}, and after it as many as you "
+            f"like of {', '.join('+' + case for case in HARD_CASES)}"
         )
     changes = {field: value for case in cases for field, value in HARD_CASES[case].items()}
     return IRISConfig(**(PRESETS[base] | changes))

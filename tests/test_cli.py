@@ -246,7 +246,7 @@ def test_a_resumed_run_keeps_its_seed(cli, here):
 def test_scores_that_cannot_be_written_are_not_played_for(cli, here, monkeypatch):
     IRISAgent(ENV, IRISConfig.tiny(), seed=0, device="cpu").save("agent.zip")
     monkeypatch.setattr("os.access", lambda path, mode: False)
-    monkeypatch.setattr(IRISAgent, "evaluate", None)
+    monkeypatch.setattr("iris_gym.commands.evaluate.evaluate", None)
     assert_refused(cli("evaluate", "--run", "agent.zip"), r"run='\.' cannot be written to")
 
 

@@ -9,6 +9,7 @@ from typing import Protocol
 import gymnasium as gym
 import numpy as np
 from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs
 
 from iris_gym.envs import make_vec_env
 from iris_gym.errors import UsageError
@@ -127,20 +128,21 @@ class Rows:
             self._envs[row], self._first = self._first or self._open_env(), None
         env = self._envs[row]
         env.seed(seed)
-        self.observations[row] = env.reset()[0]
+        self.observations[row] = _images(env.reset())[0]
         self.seeds[row], self.returns[row], self.lengths[row] = seed, 0, 0
 
     def _receive(self, row: int) -> EpisodeScore | None:
         """What the step of one row brought; its score if that was its episode's last."""
-        observation, reward, done, info = (part[0] for part in self._envs[row].step_wait())
-        self.observations[row] = info["terminal_observation"] if done else observation
-        self.rewards[row] = reward
-        self.returns[row] += reward
+        observations, rewards, dones, infos = self._envs[row].step_wait()
+        done, info = bool(dones[0]), infos[0]
+        self.observations[row] = info["terminal_observation"] if done else _images(observations)[0]
+        self.rewards[row] = rewards[0]
+        self.returns[row] += rewards[0]
         self.lengths[row] += 1
         cut = not done and self.lengths[row] >= self._max_steps
         if not done and not cut:
             return None
-        truncated = cut or bool(info.get("TimeLimit.truncated", False))
+        truncated = bool(cut or info.get("TimeLimit.truncated", False))
         return EpisodeScore(float(self.returns[row]), int(self.lengths[row]), self.seeds.pop(row), truncated)
 
     def _checked(self, actions: np.ndarray) -> np.ndarray:
@@ -154,3 +156,8 @@ class Rows:
         if wrong:
             raise UsageError(f"actions: {wrong[0]} is none of the {self.num_actions} actions; give 0 or more, and less")
         return actions
+
+
+def _images(observations: VecEnvObs) -> np.ndarray:
+    assert isinstance(observations, np.ndarray), "images, and no dictionaries of them"
+    return observations
