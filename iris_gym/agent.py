@@ -24,6 +24,7 @@ from iris_gym.assembly import (
     build_collector,
     build_dream,
     build_models,
+    build_replay,
     build_trainer,
     choose_device,
     draw_start_frames,
@@ -31,7 +32,6 @@ from iris_gym.assembly import (
     warn_of_untrained,
 )
 from iris_gym.config import IRISConfig, preset
-from iris_gym.data.replay import Replay
 from iris_gym.dream import DreamVectorEnv
 from iris_gym.envs import check_spaces, make_vec_env
 from iris_gym.errors import UsageError
@@ -125,7 +125,7 @@ class IRISAgent(HubAgent, PublishedAgent, BaseAlgorithm):
             self.run = RunFolder(Path(run_dir))
             self.run.create(self.config.to_dict())
         rows = _snapshot.state["replay_rows"] if _snapshot and _run else None
-        self.replay = Replay(self.run.replay if self.run else None, rows=rows, device=self.device)
+        self.replay = build_replay(self.config, self.run.replay if self.run else None, rows=rows, device=self.device)
         self.start_frames = _snapshot.start_frames if _snapshot else None
         self._setup_model()
         if _snapshot is not None:

@@ -4,6 +4,7 @@ import copy
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -121,6 +122,13 @@ def _build_quantizer(config: IRISConfig) -> Quantizer:
         decay=config.codebook_decay,
         dead_code_threshold=config.dead_code_threshold,
     )
+
+
+def build_replay(
+    config: IRISConfig, folder: Path | None, *, rows: int | None = None, device: torch.device | str = "cpu"
+) -> Replay:
+    """The replay of a config; see `Replay` for its arguments."""
+    return Replay(folder, rows=rows, device=device, mirror=None if config.accelerate else False)
 
 
 def build_trainer(
