@@ -59,12 +59,15 @@ class FrozenCopy:
     """A copy of a module to compute with while the module itself rests, in another precision or layout.
 
     `make` gives the copy, whose parameters and buffers are converted values of the module's. The copy's tensors stay
-    where they are, so a captured graph may read them.
+    where they are, so a captured graph may read them. What it has in common with the module is left as it is.
     """
 
     def __init__(self, module: nn.Module, make: Callable[[nn.Module], nn.Module]) -> None:
         self.module = module
-        self.copy = make(module).eval().requires_grad_(False)
+        self.copy = make(module).eval()
+        for mine, theirs in self._pairs():
+            if mine is not theirs:
+                mine.requires_grad_(False)
         self._version = version(module)
 
     @torch.no_grad()
@@ -73,10 +76,13 @@ class FrozenCopy:
         current = version(self.module)
         if current == self._version:
             return
-        for mine, theirs in zip(_tensors(self.copy), _tensors(self.module), strict=True):
+        for mine, theirs in self._pairs():
             if mine is not theirs:
                 mine.copy_(theirs)
         self._version = current
+
+    def _pairs(self) -> Iterator[tuple[Tensor, Tensor]]:
+        return zip(_tensors(self.copy), _tensors(self.module), strict=True)
 
 
 def version(module: nn.Module) -> int:

@@ -25,6 +25,7 @@ from iris_gym.assembly import (
     build_collector,
     build_dream,
     build_models,
+    build_replay,
     build_trainer,
     choose_device,
     draw_start_frames,
@@ -175,10 +176,10 @@ class IRISAgent(HubAgent, PublishedAgent, BaseAlgorithm):
     def _open_replay(self, snapshot: Snapshot | None) -> Replay:
         folder = self.run.replay if self.run else None
         if snapshot is None:
-            return Replay(folder, device=self.device)
+            return build_replay(self.config, folder, device=self.device)
         open_environments = snapshot.state.get("collection", {}).get("open_environments", ())
         rows = snapshot.state["replay_rows"]
-        replay = Replay(folder, rows=rows, open_environments=open_environments, device=self.device)
+        replay = build_replay(self.config, folder, rows=rows, open_environments=open_environments, device=self.device)
         replay.check_steps(snapshot.state["num_actions"], snapshot.state["n_envs"])
         return replay
 

@@ -4,6 +4,7 @@ import copy
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -125,6 +126,11 @@ def _build_quantizer(config: IRISConfig) -> Quantizer:
         decay=config.codebook_decay,
         dead_code_threshold=config.dead_code_threshold,
     )
+
+
+def build_replay(config: IRISConfig, folder: Path | None, **arguments: Any) -> Replay:
+    """The replay of a config; see `Replay` for its arguments."""
+    return Replay(folder, mirror=None if config.accelerate else False, **arguments)
 
 
 def build_trainer(

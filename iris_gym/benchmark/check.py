@@ -9,14 +9,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from iris_gym.assembly import build_trainer, choose_device
+from iris_gym.assembly import build_replay, build_trainer, choose_device
 from iris_gym.benchmark.measuring import wait_for
 from iris_gym.benchmark.noise import fill_with_noise
 from iris_gym.benchmark.phases import bench_env, models_to_time, num_actions, readers
 from iris_gym.benchmark.projection import Computed, frames_computed, projected_seconds
 from iris_gym.benchmark.run import benchmark
 from iris_gym.config import IRISConfig
-from iris_gym.data.replay import Replay
 from iris_gym.errors import UsageError
 from iris_gym.training.randomness import RandomStreams
 from iris_gym.training.trainer import CollectionEnded, CollectionStarted, EpochEnded, Event, UpdateDone
@@ -79,7 +78,7 @@ def _train(
     config: IRISConfig, before: int, epochs: int, device: torch.device, on_part: Callable[[str], object] | None
 ) -> tuple[dict[str, float], dict[str, int], dict[str, Computed]]:
     """Seconds and work by phase of the epochs behind the first, and the frames that are computed on average."""
-    with closing(bench_env(config)) as env, Replay(None, device=device) as replay:
+    with closing(bench_env(config)) as env, build_replay(config, None, device=device) as replay:
         fill_with_noise(replay, before, num_actions(env))
         streams = RandomStreams(0, device)
         models = models_to_time(config, num_actions(env), device)

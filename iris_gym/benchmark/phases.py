@@ -20,6 +20,7 @@ from iris_gym.assembly import (
     build_imagination,
     build_learners,
     build_models,
+    build_replay,
     build_trainer,
     freeze,
     training_dtype,
@@ -207,7 +208,7 @@ class Bench:
 
     def _collect(self) -> Phase:
         """An epoch's collection, burn-in included."""
-        with_replay = Replay(None, device=self.device)
+        with_replay = build_replay(self.config, None, device=self.device)
         collector = build_collector(self.config, self.policy, with_replay, self.streams, self.env)
         observations = self.env.reset()
         assert isinstance(observations, np.ndarray)

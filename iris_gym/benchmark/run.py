@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from iris_gym import process
-from iris_gym.assembly import choose_device
+from iris_gym.assembly import build_replay, choose_device
 from iris_gym.benchmark.measuring import (
     PeakMemory,
     Precision,
@@ -22,7 +22,6 @@ from iris_gym.benchmark.phases import PHASES, Bench, CacheUse, Phase, bench_env,
 from iris_gym.benchmark.projection import FORMULA, projected_seconds
 from iris_gym.config import IRISConfig
 from iris_gym.config_limits import LARGEST
-from iris_gym.data.replay import Replay
 from iris_gym.errors import UsageError
 from iris_gym.evaluation.scores import versions
 
@@ -119,7 +118,7 @@ def benchmark(
     names = [name for name in PHASES if not only or name in only]
     timings: list[tuple[Phase, Timing]] = []
     peaks: dict[Precision, float] = {}
-    with closing(bench_env(config)) as env, Replay(None, device=chosen_device) as replay:
+    with closing(bench_env(config)) as env, build_replay(config, None, device=chosen_device) as replay:
         bench = Bench(config if batch is None else with_batch(config, batch), env, replay, chosen_device, batch)
         for name in names:
             phase = bench.phase(name)

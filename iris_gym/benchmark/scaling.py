@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from stable_baselines3.common.vec_env import VecEnv
 
-from iris_gym.assembly import build_models, choose_device
+from iris_gym.assembly import build_models, build_replay, choose_device
 from iris_gym.benchmark.measuring import timed
 from iris_gym.benchmark.noise import fill_with_noise
 from iris_gym.benchmark.phases import Bench, bench_env, with_batch
@@ -88,7 +88,7 @@ def scaling(
     """
     config.validate()
     chosen_device = choose_device(device)
-    with closing(bench_env(config)) as env, Replay(None, device=chosen_device) as replay:
+    with closing(bench_env(config)) as env, build_replay(config, None, device=chosen_device) as replay:
         scales = {scale: _along(scale, config, env, replay, chosen_device, repeats, on_size) for scale in SCALED}
     scales["replay"] = _along_replay(config, chosen_device, repeats, on_size)
     return {"preset": preset, "device": str(chosen_device), "threads": torch.get_num_threads(), "scales": scales}

@@ -17,6 +17,7 @@ import shutil
 import stat
 import sys
 import tempfile
+import warnings
 import weakref
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,6 +27,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from iris_gym.data.device_frames import DeviceFrames
 from iris_gym.data.episode import Episode
 from iris_gym.errors import UsageError
 from iris_gym.functional import on_device
@@ -55,6 +57,8 @@ class Replay:
         open_environments: whose last episodes were open at those rows, though `truncate_open` has closed them since.
         device: where sampled segments go.
         chunk_rows: how many rows the files grow by; the default is 25 MB.
+        mirror: keep a copy of the frames on the device and gather there, for as long as its memory has room; otherwise
+            each batch is gathered on the host and sent. None: on a GPU.
 
     Raises:
         UsageError: the folder holds a replay of another format version, or an incomplete one.
@@ -69,6 +73,7 @@ class Replay:
         open_environments: Sequence[int] = (),
         device: torch.device | str = "cpu",
         chunk_rows: int = 2048,
+        mirror: bool | None = None,
     ) -> None:
         self._remove: weakref.finalize | None = None
         self._folder = Path(tempfile.mkdtemp(prefix="iris_gym_replay_")) if folder is None else Path(folder)
@@ -76,6 +81,8 @@ class Replay:
         if folder is None:
             self._remove = weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
         self._device = torch.device(device)
+        mirrored = self._device.type == "cuda" if mirror is None else mirror
+        self._mirror = DeviceFrames(self._device) if mirrored else None
         self._chunk_rows = chunk_rows
         self._episodes: list[Episode] = []
         self._open: dict[int, Episode] = {}
@@ -217,6 +224,7 @@ class Replay:
         """
         for name in ("_frames", "_steps"):
             vars(self).pop(name, None)
+        self._mirror = None
         if self._remove is not None:
             self._remove()
 
@@ -259,21 +267,32 @@ class Replay:
 
     def _gather(self, rows: NDArray[np.int64], mask: NDArray[np.bool_]) -> Segment:
         """The transitions of `rows` (B, L), zero where `mask` (B, L) is False, on the device."""
-        # The frames are copied once, from the file into memory from which a GPU can fetch them by itself.
-        frames = torch.empty((*rows.shape, *FRAME_SHAPE), dtype=torch.uint8, pin_memory=self._device.type == "cuda")
-        # "clip" lets `take` write to `out` without a buffer of its own. The rows are in range.
-        np.take(self._frames, rows, axis=0, out=frames.numpy(), mode="clip")
-        frames.numpy()[~mask] = 0
         steps = self._steps[rows]
         steps[~mask] = np.zeros((), STEP)
         return Segment(
-            frames=frames.to(self._device, non_blocking=True),
+            frames=self._gather_frames(rows, mask),
             actions=on_device(steps["action"], self._device),
             rewards=on_device(steps["reward"], self._device),
             ends=on_device(steps["terminated"], self._device),
             mask=on_device(mask, self._device),
             rows=np.where(mask, rows, -1),
         )
+
+    def _gather_frames(self, rows: NDArray[np.int64], mask: NDArray[np.bool_]) -> torch.Tensor:
+        """(B, L, 3, 64, 64), from the mirror or from the file."""
+        if self._mirror is not None and not self._mirror.follow(self._frames, self._rows):
+            self._mirror = None
+            warnings.warn(
+                f"{self._device} has no room for the replay's frames; they are sent batch by batch", stacklevel=4
+            )
+        if self._mirror is not None:
+            return self._mirror.gather(rows, mask)
+        # The frames are copied once, from the file into memory from which a GPU can fetch them by itself.
+        frames = torch.empty((*rows.shape, *FRAME_SHAPE), dtype=torch.uint8, pin_memory=self._device.type == "cuda")
+        # "clip" lets `take` write to `out` without a buffer of its own. The rows are in range.
+        np.take(self._frames, rows, axis=0, out=frames.numpy(), mode="clip")
+        frames.numpy()[~mask] = 0
+        return frames.to(self._device, non_blocking=True)
 
 
 def _counted_rows(folder: Path, wanted: int | None) -> int:

@@ -15,6 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from iris_gym.data import device_frames
+from iris_gym.data.device_frames import DeviceFrames
 from iris_gym.data.replay import STEP, Replay
 from iris_gym.errors import UsageError
 from iris_gym.types import FRAME_SHAPE, Segment
@@ -392,6 +394,63 @@ class NaiveReplay:
                 places = [(self.rows[row][0], self.rows[row][2], True) for row in episode[: step + 1]]
                 batch.append((padding + places)[-length:])
         return batch
+
+
+# The mirror
+
+
+def both(folder: Path, **arguments) -> tuple[Replay, Replay]:
+    return tuple(Replay(folder / name, chunk_rows=4, mirror=name == "on", **arguments) for name in ("off", "on"))
+
+
+def assert_same_draws(plain: Replay, mirrored: Replay) -> None:
+    for align, length, seed in (("start", 3, 0), ("end", 5, 1), ("start", 1, 2), ("end", 30, 3)):
+        one, other = (sample(replay, 16, length, align, seed) for replay in (plain, mirrored))
+        for name in ("frames", "actions", "rewards", "ends", "mask"):
+            assert torch.equal(getattr(one, name), getattr(other, name)), name
+        np.testing.assert_array_equal(one.rows, other.rows)
+
+
+def test_segments_are_the_same_with_a_mirror(tmp_path: Path):
+    plain, mirrored = both(tmp_path)
+    for lengths in [(3, 7), (1,), (9, 2, 5)]:
+        for replay in (plain, mirrored):
+            fill(replay, *lengths)
+            replay.append(make_frame(len(replay)), 0, 0.0, False, False, environment=1)
+        assert_same_draws(plain, mirrored)
+    for replay in (plain, mirrored):
+        replay.truncate_open()
+        fill(replay, 2, environment=1)
+    assert_same_draws(plain, mirrored)
+    assert isinstance(mirrored._mirror, DeviceFrames) and plain._mirror is None
+
+
+def test_a_replay_reopened_with_fewer_rows_has_a_mirror_of_those(tmp_path: Path):
+    for replay in both(tmp_path):
+        fill(replay, 5, 6)
+        sample(replay, 4, 3, "start")
+        replay.flush()
+        replay.close()
+    plain, mirrored = both(tmp_path, rows=7)
+    for replay in (plain, mirrored):
+        for number in range(100, 104):  # over the rows that no longer count
+            replay.append(make_frame(number), 0, 0.0, False, False)
+    assert_same_draws(plain, mirrored)
+
+
+def test_a_mirror_is_kept_on_a_gpu_alone_unless_asked_for(replay: Replay):
+    assert replay._mirror is None
+
+
+def test_where_there_is_no_room_the_mirror_is_given_up_for_good(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    plain, mirrored = both(tmp_path)
+    for replay in (plain, mirrored):
+        fill(replay, 4)
+    monkeypatch.setattr(device_frames, "free_bytes", lambda device: 0)
+    with pytest.warns(UserWarning, match="cpu has no room for the replay's frames"):
+        sample(mirrored, 4, 3, "start")
+    assert mirrored._mirror is None
+    assert_same_draws(plain, mirrored)  # and no further warning, which would be an error
 
 
 environments = st.integers(0, 2)
