@@ -71,7 +71,8 @@ def run() -> None:
         agent = IRISAgent("ALE/Pong-v5", preset(options.preset), seed=0, device="cpu", run_dir=root / "run")
         give_moments(agent)
         fill(agent, options.frames)
-        agent.save_checkpoint()
+        seconds, grown = measured(agent.save_checkpoint)
+        print(f"the first, with all frames to flush: {seconds:.2f} s, peak memory +{grown / 1e6:.0f} MB")
         config = agent.config
         modules = agent.models.by_name()
         optimizers = {learner.name: learner.optimizer for learner in agent.trainer.learners}
