@@ -276,7 +276,7 @@ class IRISAgent(HubAgent, PublishedAgent, BaseAlgorithm):
                 break
             yield event
         callback.on_training_end()
-        self.save_checkpoint()
+        self._save_pictures_and_checkpoint()
 
     def _training_events(self) -> Iterator[Event]:
         try:
@@ -361,7 +361,7 @@ class IRISAgent(HubAgent, PublishedAgent, BaseAlgorithm):
         if log_interval and event.epoch % log_interval == 0:
             self.dump_logs()
         if event.epoch % self.config.checkpoint_interval == 0:
-            self.save_checkpoint()
+            self._save_pictures_and_checkpoint()
 
     def dump_logs(self) -> None:
         """Write what was recorded since the last time, at the current number of environment steps.
@@ -561,16 +561,20 @@ class IRISAgent(HubAgent, PublishedAgent, BaseAlgorithm):
         return cls(env, _config_of(snapshot, source), _snapshot=snapshot, **arguments)
 
     def save_checkpoint(self) -> None:
-        """Write pictures and a checkpoint into the run folder; without one, nothing."""
+        """Write a checkpoint into the run folder; without one, nothing."""
         if self.run is None:
             return
-        pictures = self._run_pictures()
-        if pictures is not None:  # first: a run that is killed here makes them again
-            save_run_pictures(self.run.media, pictures, frames_per_second(self.env_id))
         self.replay.flush()
         checkpoint.write_checkpoint(
             self._run_snapshot(), self.run.checkpoints, self.trainer.progress, self.config.keep_checkpoints
         )
+
+    def _save_pictures_and_checkpoint(self) -> None:
+        """In this order: a run that is killed in between makes the pictures again."""
+        pictures = self._run_pictures() if self.run else None
+        if self.run is not None and pictures is not None:
+            save_run_pictures(self.run.media, pictures, frames_per_second(self.env_id))
+        self.save_checkpoint()
 
     def set_parameters(  # type: ignore[override]
         self, load_path_or_dict: str | Path | Mapping[str, Any], exact_match: bool = True, device: Any = "auto"

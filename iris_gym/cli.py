@@ -6,6 +6,7 @@ import io
 import itertools
 import signal
 import sys
+import threading
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -64,6 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     disk, a broken environment), or with 128 + the signal that stopped a run."""
     ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)
     warnings.showwarning = lambda message, *_, **__: print(f"iris-gym: warning: {message}", file=sys.stderr)
+    threading.excepthook = _except_for_full_disks
     try:
         command = parse(sys.argv[1:] if arguments is None else arguments)
         status = command.run(Console())
@@ -76,6 +78,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         status = 128 + signal.SIGINT
     sys.exit(status)
+
+
+def _except_for_full_disks(arguments: threading.ExceptHookArgs) -> None:
+    """What TensorBoard's thread cannot write, the training hears of at its next line, and `main` says it once."""
+    if not issubclass(arguments.exc_type, OSError):
+        threading.__excepthook__(arguments)
 
 
 def _base_config(arguments: Sequence[str]) -> IRISConfig:

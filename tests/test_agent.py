@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from safetensors.torch import load_file
 from stable_baselines3.common.callbacks import (
     BaseCallback,
     CheckpointCallback,
@@ -26,6 +27,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from iris_gym import IRISAgent, IRISConfig, UsageError, make_env
+from iris_gym.errors import RunError
 from iris_gym.training.trainer import EpochEnded, Position, StepTaken, UpdateDone
 
 GAME_LENGTH = 7
@@ -767,6 +769,47 @@ def test_resuming_forgets_what_came_after_the_checkpoint(tmp_path):
     resumed = IRISAgent.resume(tmp_path / "run", device="cpu")
     assert (resumed.num_timesteps, len(resumed.replay)) == (40, 40)
     agent.logger.close()
+
+
+@pytest.mark.parametrize("env", ["ALE/Breakout-v5", "corridor"])
+def test_a_run_left_in_the_middle_of_collecting_goes_on_in_its_game(env, tmp_path):
+    straight, left = new_agent(env).learn(60), new_agent(env, run_dir=tmp_path / "run")
+    for event in left.learn_events(60):
+        if isinstance(event, StepTaken) and left.num_timesteps == 47:
+            break
+    left.save_checkpoint()
+    left.logger.close()
+    resumed = IRISAgent.resume(tmp_path / "run", Corridor() if env == "corridor" else None, device="cpu")
+    assert np.array_equal(resumed._last_obs, left._last_obs)
+    assert [info["r"] for info in resumed.ep_info_buffer] == [info["r"] for info in left.ep_info_buffer]
+    resumed.learn(13, reset_num_timesteps=False).logger.close()
+    assert_same_weights(resumed, straight)
+    mine, theirs = resumed.replay.transitions(0, 60), straight.replay.transitions(0, 60)
+    assert all(map(np.array_equal, mine, theirs))
+    assert [len(episode) for episode in resumed.replay.episodes] == [len(e) for e in straight.replay.episodes]
+
+
+def test_an_environment_that_cannot_be_brought_back_is_reset_with_a_warning(tmp_path):
+    quiet_learn(new_agent(run_dir=tmp_path / "run"), 10).logger.close()
+    with pytest.warns(UserWarning, match="the environment cannot be brought back"):
+        resumed = IRISAgent.resume(tmp_path / "run", Corridor((40, 56, 3)), device="cpu")
+    quiet_learn(resumed, 20, reset_num_timesteps=False).logger.close()
+    assert [len(episode) for episode in resumed.replay.episodes][:3] == [7, 3, 7]
+    assert resumed.replay.episodes[1].truncated
+
+
+def test_a_run_whose_losses_are_no_numbers_stops_with_its_batch_and_its_checkpoints_as_they_were(tmp_path, monkeypatch):
+    agent = quiet_learn(new_agent(run_dir=tmp_path / "run", max_bad_updates=2), 20)
+    before = weights(agent)
+    monkeypatch.setattr(agent.models.tokenizer, "pixel_error", lambda difference: difference * float("nan"))
+    with pytest.raises(RunError, match="the autoencoder diverged: .* at its update 5, after 40 environment") as raised:
+        quiet_learn(agent, 20, reset_num_timesteps=False)
+    agent.logger.close()
+    [path] = (tmp_path / "run" / "bad_batches").iterdir()
+    assert str(path) in str(raised.value)
+    assert load_file(path)["frames"].shape == (8, 1, 3, 64, 64)
+    after, saved = weights(agent), weights(IRISAgent.load(tmp_path / "run", device="cpu"))
+    assert all(torch.equal(before[name], after[name]) and torch.equal(before[name], saved[name]) for name in before)
 
 
 def test_a_run_in_an_object_needs_it_again(tmp_path):

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from iris_gym import IRISAgent, IRISConfig
 from iris_gym.cli import main, parse
@@ -234,6 +235,36 @@ def test_a_resumed_run_keeps_its_hyperparameters(cli, here):
     status, _, err = cli("train", "--run-dir", "run", "--resume", "--config", "c.yaml", "--device", "cpu")
     assert status == 2
     assert "burn_in=8 (was 3)" in err
+
+
+def test_a_resumed_run_remembers_how_far_it_was_to_go_and_the_seed_that_was_drawn(cli, here):
+    assert cli("train", "--env", ENV, *TINY, "--total-timesteps", 30, "--run-dir", "run")[0] == 0
+    seed = json.loads(Path("run/run.json").read_text())["seed"]
+    expected = IRISAgent.load("run", device="cpu").get_parameters()["policy"]
+    for path in Path("run/checkpoints").glob("*/complete"):
+        path.unlink()
+    assert cli("train", "--run-dir", "run", "--resume")[0] == 0
+    agent = IRISAgent.load("run", device="cpu")
+    assert (agent.num_timesteps, agent.seed) == (30, seed)
+    found = agent.get_parameters()["policy"]
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+def test_a_preset_beside_resume_has_to_be_the_runs(cli, here):
+    train(cli, "--total-timesteps", 5, "--run-dir", "run")
+    resumed = ("train", "--run-dir", "run", "--resume", "--device", "cpu", "--preset")
+    assert_refused(cli(*resumed, "small"), r"vocab_size=128 \(was 32\)")
+    assert_refused(cli(*resumed, "tinny"), "preset='tinny'")
+    assert cli(*resumed, "tiny")[0] == 0
+
+
+def test_nothing_is_cleared_where_the_device_or_the_game_is_not_there(cli, here):
+    train(cli, "--total-timesteps", 5, "--run-dir", "run")
+    for path in Path("run/checkpoints").glob("*/complete"):
+        path.unlink()
+    before = contents(Path("run"))
+    assert_refused(cli("train", "--run-dir", "run", "--resume", "--device", "cuda:99"), "device='cuda:99'")
+    assert contents(Path("run")) == before
 
 
 def test_a_resumed_run_keeps_its_seed(cli, here):

@@ -343,7 +343,10 @@ def _reserve(path: Path, start: int, length: int) -> None:
     """
     with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+b") as file:
         if sys.platform == "linux":
-            os.posix_fallocate(file.fileno(), start, length)
+            try:
+                os.posix_fallocate(file.fileno(), start, length)
+            except OSError as error:
+                raise OSError(error.errno, error.strerror, str(path)) from error
         else:
             file.seek(start)
             file.write(bytes(length))

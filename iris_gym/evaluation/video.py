@@ -127,6 +127,7 @@ def write_video(path: Path, images: Iterable[np.ndarray], fps: float) -> None:
 
     Raises:
         UsageError: moviepy is not installed.
+        OSError: the file cannot be written.
     """
     check_video()
     from moviepy.video.io.ffmpeg_writer import FFMPEG_VideoWriter
@@ -143,6 +144,10 @@ def write_video(path: Path, images: Iterable[np.ndarray], fps: float) -> None:
         assert writer is not None, "a video has at least one image"
         writer.close()
         os.replace(temporary, path)
+    except OSError as error:  # ffmpeg says the same in many lines
+        said = str(error)
+        why = "No space left on device" if "No space left on device" in said else " ".join(said.split())
+        raise OSError(f"the video {str(path)!r} cannot be written: {why}") from error
     finally:
         if writer is not None:
             writer.close()

@@ -38,7 +38,7 @@ class ProgressFile(KVWriter):
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._file: Any = None
+        self.file: Any = None
         lines = _whole_lines(path)
         self.columns: list[str] = next(csv.reader(lines[:1]), [])
         self._open(lines)
@@ -51,18 +51,18 @@ class ProgressFile(KVWriter):
             self.columns += new
             earlier = [line.rstrip("\n") + "," * len(new) + "\n" for line in _whole_lines(self.path)[1:]]
             self._open([_line(self.columns), *(earlier)])
-        self._file.write(_line([values.get(name, "") for name in self.columns]))
-        self._file.flush()
+        self.file.write(_line([values.get(name, "") for name in self.columns]))
+        self.file.flush()
 
     def close(self) -> None:
-        self._file.close()
+        self.file.close()
 
     def _open(self, lines: list[str]) -> None:
         """Go on after `lines`, which take the place of the file at once or not at all."""
-        if self._file is not None:
-            self._file.close()
+        if self.file is not None:
+            self.file.close()
         _replace(self.path, lines)
-        self._file = self.path.open("a", newline="")
+        self.file = self.path.open("a", newline="")
 
 
 def log_marks(logger: Logger) -> dict[str, Any]:

@@ -6,11 +6,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from iris_gym.evaluation.video import write_video
 from iris_gym.training.checkpoint import read_newest_checkpoint
 
 GAMES = """
@@ -165,13 +167,39 @@ def test_a_folder_is_trained_in_by_one_process_and_free_when_that_is_killed(here
     end(process)
 
 
-@pytest.mark.slow
-def test_a_full_disk_is_one_line_and_costs_nothing(here):
-    disk = here / "disk"
-    disk.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=48m", "tmpfs", str(disk)], capture_output=True).returncode:
+@contextlib.contextmanager
+def small_disk(folder: Path, size: str) -> Iterator[Path]:
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
+    if subprocess.run(mount, capture_output=True).returncode:
         pytest.skip("only root may mount a small disk")
     try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+@pytest.mark.slow
+def test_a_video_that_finds_no_room_is_one_line_and_leaves_nothing(here):
+    draws = np.random.default_rng(0)
+    images = (draws.integers(256, size=(256, 256, 3), dtype=np.uint8) for _ in range(300))
+    with small_disk(here / "disk", "40k") as disk:
+        with pytest.raises(OSError, match=r"^the video '.*a\.mp4' cannot be written: No space left on device$"):
+            write_video(disk / "a.mp4", images, 15)
+        assert list(disk.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_a_replay_that_finds_no_room_is_one_line_that_names_its_file(here):
+    with small_disk(here / "disk", "10m") as disk:
+        status, err = end(training(disk / "run", "Game", "--total-timesteps", "20"))
+        assert (status, err.count("\n")) == (1, 1)
+        assert err.endswith("No space left on device: '{}'\n".format(disk / "run" / "replay" / "frames.bin"))
+
+
+@pytest.mark.slow
+def test_a_full_disk_is_one_line_and_costs_nothing(here):
+    with small_disk(here / "disk", "48m") as disk:
         options = ("Game", "--total-timesteps", "2000", "--checkpoint-interval", "1")
         process = training(disk / "run", *options)
         wait_for(lambda: list((disk / "run" / "checkpoints").glob("[0-9]*/complete")), process)
@@ -185,5 +213,3 @@ def test_a_full_disk_is_one_line_and_costs_nothing(here):
         (disk / "filler").unlink()
         options = ("Game", "--total-timesteps", str(snapshot.state["num_timesteps"] + 20), "--checkpoint-interval", "1")
         assert end(training(disk / "run", *options, "--resume"))[0] == 0
-    finally:
-        subprocess.run(["umount", "--lazy", str(disk)], check=True)

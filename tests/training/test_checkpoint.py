@@ -224,6 +224,61 @@ def _crash_at(patch, fatal: int, root: Path, step: int, keep: int) -> bool:
     return False
 
 
+DAMAGED_FILES = ["state.json", "weights.safetensors", "training.safetensors", "complete"]
+
+
+@pytest.mark.parametrize("name", DAMAGED_FILES)
+@pytest.mark.parametrize("damage", ["flipped", "truncated", "missing"])
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(name, damage, tmp_path):
+    for number in (1, 2):
+        folder = write_checkpoint(snapshot(number), tmp_path, number, keep=2)
+    file = folder / name
+    content = bytearray(file.read_bytes())
+    if damage == "missing":
+        file.unlink()
+    elif damage == "truncated":
+        file.write_bytes(content[: len(content) // 2])
+    else:
+        content[len(content) // 2] ^= 1
+        file.write_bytes(content)
+    if name == "complete" and damage == "missing":
+        assert number_in(tmp_path) == 1, "without its mark it was never finished"
+        return
+    with pytest.warns(UserWarning, match="0000000002.*; using the checkpoint before it, 0000000001"):
+        assert number_in(tmp_path) == 1
+
+
+def test_every_flipped_byte_is_noticed(tmp_path):
+    write_checkpoint(snapshot(1), tmp_path, 1, keep=2)
+    weights = write_checkpoint(snapshot(2), tmp_path, 2, keep=2) / "weights.safetensors"
+    content = weights.read_bytes()
+    for place in range(len(content)):
+        weights.write_bytes(content[:place] + bytes([content[place] ^ 0x10]) + content[place + 1 :])
+        with pytest.warns(UserWarning, match="weights.safetensors changed since it was written"):
+            assert number_in(tmp_path) == 1
+
+
+def test_where_all_are_damaged_none_is_used(tmp_path):
+    for number in (1, 2):
+        (write_checkpoint(snapshot(number), tmp_path, number, keep=2) / "state.json").write_text("{}")
+    with pytest.raises(UsageError, match="no checkpoint can be used: checkpoint .*0000000002' is damaged: state.json"):
+        read_newest_checkpoint(tmp_path)
+
+
+def test_a_checkpoint_before_there_were_checksums_is_read(tmp_path):
+    (write_checkpoint(snapshot(1), tmp_path, 1, keep=2) / "complete").write_text("")
+    assert number_in(tmp_path) == 1
+
+
+@pytest.mark.parametrize("keep", [1, 2])
+def test_a_run_that_went_back_keeps_what_it_writes_and_not_the_damaged_one(keep, tmp_path):
+    for step in (10, 20):
+        folder = write_checkpoint(snapshot(step), tmp_path, step, keep=2)
+    (folder / "state.json").write_text("{}")
+    write_checkpoint(snapshot(15), tmp_path, 15, keep=keep)
+    assert [folder.name for folder in complete_checkpoints(tmp_path)] == ["0000000010", "0000000015"][-keep:]
+
+
 def test_a_full_disk_leaves_the_older_checkpoint_and_no_remains(tmp_path, monkeypatch):
     write_checkpoint(snapshot(1), tmp_path, step=1, keep=1)
 
@@ -312,3 +367,17 @@ def _step(net: nn.Module, optimizer: torch.optim.Optimizer) -> None:
     optimizer.zero_grad()
     net(torch.ones(1, next(net.parameters()).shape[1])).sum().backward()
     optimizer.step()
+
+
+def test_moments_are_laid_out_as_the_parameters(tmp_path):
+    """In another layout sums are taken in another order, and may round apart."""
+    convolution = nn.Conv2d(3, 4, 3).to(memory_format=torch.channels_last)
+    optimizer = torch.optim.Adam(convolution.parameters())
+    convolution(torch.ones(1, 3, 5, 5)).sum().backward()
+    optimizer.step()
+    saved = {name: value.contiguous() for name, value in optimizer_tensors({"net": optimizer}).items()}
+    other = torch.optim.Adam(convolution.parameters())
+    load_optimizers({"net": other}, saved)
+    for name, moment in other.state[convolution.weight].items():
+        assert torch.equal(moment, optimizer.state[convolution.weight][name])
+        assert moment.stride() == optimizer.state[convolution.weight][name].stride()

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from iris_gym.training.logs import run_logger
+from iris_gym.training.logs import log_marks, rewind_logs, run_logger
 
 
 def log(folder: Path, *rows: dict[str, float], verbose: int = 0) -> None:
@@ -58,3 +58,35 @@ def test_a_table_is_printed_where_asked_for(tmp_path, capsys):
     assert capsys.readouterr().out == ""
     log(tmp_path / "loud", {"group/loss": 2.0}, verbose=1)
     assert "loss" in capsys.readouterr().out
+
+
+def test_what_was_logged_after_a_checkpoint_is_taken_back(tmp_path):
+    """By a process that was killed then, and by one between, of which nothing counts."""
+    logger = run_logger(tmp_path, 0)
+    for step in range(4):
+        logger.record("loss", float(step))
+        if step == 2:
+            marks = log_marks(logger)
+            logger.record("new", 1.0)
+        logger.dump(step)
+    log(tmp_path, {"loss": 9.0})
+    rewind_logs(tmp_path, marks)
+    log(tmp_path, {"loss": 2.5}, {"loss": 3.5})
+    assert [row["loss"] for row in rows(tmp_path)] == ["0.0", "1.0", "2.5", "3.5"]
+    events = EventAccumulator(str(tmp_path)).Reload()
+    assert sorted(event.value for event in events.Scalars("loss")) == [0.0, 1.0, 2.5, 3.5]
+    assert "new" not in events.Tags()["scalars"]
+    logger.close()
+
+
+def test_a_kill_while_a_column_is_added_costs_no_line(tmp_path, monkeypatch):
+    log(tmp_path, {"loss": 2.0})
+    monkeypatch.setattr(Path, "replace", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        log(tmp_path, {"loss": 1.0, "end": 3.0})
+    assert rows(tmp_path) == [{"loss": "2.0"}]
+
+
+def test_texts_and_pictures_break_no_line(tmp_path):
+    log(tmp_path, {"text": 'a,"b"\nc', "loss": 1.0})
+    assert rows(tmp_path) == [{"loss": "1.0", "text": 'a,"b" c'}]

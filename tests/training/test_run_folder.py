@@ -1,10 +1,13 @@
 import json
 import os
+import subprocess
+import sys
 
 import pytest
 import torch
 
 from iris_gym.errors import UsageError
+from iris_gym.training import run_folder
 from iris_gym.training.checkpoint import Snapshot, write_checkpoint, write_zip
 from iris_gym.training.run_folder import RunFolder, read_snapshot
 
@@ -99,3 +102,40 @@ def test_no_snapshot_is_read_from_elsewhere(tmp_path):
         read_snapshot(tmp_path)
     with pytest.raises(UsageError, match="does not exist; give a run folder or a saved zip"):
         read_snapshot(tmp_path / "nowhere")
+
+
+def test_a_lock_keeps_other_processes_out_while_it_is_held(tmp_path):
+    run = RunFolder(tmp_path / "run")
+    run.create({})
+    held = [run.lock(), run.lock()]
+    assert held[0] is held[1], "one process may have several agents in a folder"
+    take = (
+        f"from pathlib import Path; from iris_gym.training.run_folder import RunFolder as R; R(Path({str(run.path)!r}))"
+    )
+    assert (
+        b"is being trained in by another process"
+        in subprocess.run([sys.executable, "-c", take + ".lock()"], stderr=subprocess.PIPE).stderr
+    )
+    child = os.fork()
+    if not child:  # which has no part in the lock, and may outlive this process
+        os._exit(len(run_folder._locks))
+    assert os.waitpid(child, 0)[1] == 0
+    held.clear()
+    assert subprocess.run([sys.executable, "-c", take + ".lock()"]).returncode == 0
+
+
+def test_of_two_processes_that_make_a_folder_at_once_one_gets_it(tmp_path):
+    RunFolder(tmp_path / "run").create({"made": "first"}, seed=1)
+    with pytest.raises(UsageError, match="holds a run already"):
+        RunFolder(tmp_path / "run").create({"made": "second"})
+    assert json.loads((tmp_path / "run" / "config.json").read_text()) == {"made": "first"}
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["config.json", "run.json"]
+
+
+def test_what_a_process_leaves_that_is_killed_while_it_makes_a_folder_is_in_nobodys_way(tmp_path):
+    run = RunFolder(tmp_path)
+    run.write_settings(seed=3)
+    (tmp_path / "config.77.tmp").touch()
+    run.check_free()
+    run.create({}, env="Pong")
+    assert run.settings() == {"seed": 3, "env": "Pong"}
