@@ -21,6 +21,7 @@ def offline(monkeypatch):
     monkeypatch.setenv("WANDB_SILENT", "true")
 
 
+@pytest.mark.slow
 def test_numbers_pictures_and_films_arrive_and_the_run_goes_on(offline, tmp_path):
     output = WandbOutput(tmp_path, {"vocab_size": 32})
     logger = Logger(str(tmp_path), [output])
