@@ -1,5 +1,6 @@
 """Weights & Biases as an output of Stable-Baselines3's logger."""
 
+import atexit
 import os
 import uuid
 from pathlib import Path
@@ -27,20 +28,28 @@ class WandbOutput(KVWriter):
         config: hyperparameters to show.
 
     Raises:
-        UsageError: wandb is not installed.
+        UsageError: wandb is not installed, or its service takes no run.
     """
 
     def __init__(self, folder: Path, config: dict[str, Any]) -> None:
         self.wandb = check_wandb()
-        self.run = self.wandb.init(
-            project=_environment_or(PROJECT),
-            id=_run_id(folder / "wandb_id"),
-            resume="allow",
-            name=folder.name,
-            dir=str(folder),
-            config=config,
-        )
+        self._closed = False
+        try:
+            self.run = self.wandb.init(
+                project=_environment_or(PROJECT),
+                id=_run_id(folder / "wandb_id"),
+                resume="allow",
+                name=folder.name,
+                dir=str(folder),
+                config=config,
+            )
+        except self.wandb.Error as error:
+            reason = " ".join(str(error).split())
+            raise UsageError(
+                f"wandb=True cannot begin: {reason}; run wandb login, or set WANDB_MODE=offline"
+            ) from error
         self.run.define_metric("*", step_metric=STEP)
+        atexit.register(self.close)  # now, to come before wandb ends the service that it writes to
 
     def write(self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0) -> None:
         values = {
@@ -51,7 +60,10 @@ class WandbOutput(KVWriter):
         self.run.log({STEP: step} | {name: value for name, value in values.items() if value is not None})
 
     def close(self) -> None:
-        self.run.finish()
+        atexit.unregister(self.close)
+        if not self._closed:
+            self._closed = True
+            self.run.finish()
 
     def _converted(self, value: Any) -> Any:
         """As the service takes it; None of what it has no chart for."""

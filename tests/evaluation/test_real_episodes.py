@@ -32,7 +32,7 @@ def test_a_game_of_breakout_falls_into_lives():
 
 
 def test_seeds_are_counted_through_the_rounds_and_repeat():
-    games = [play("MinAtar/Breakout-v1", 2, games=3, seed=10, max_steps=500) for _ in range(2)]
+    games = [play("MinAtar/Breakout-v1", 2, games=3, seed=10, max_steps=60) for _ in range(2)]
     assert [(episode.game, episode.seed) for episode in games[0]] == [(0, 10), (1, 11), (2, 12)]
     for first, second in zip(*games, strict=True):
         assert torch.equal(first.frames, second.frames) and torch.equal(first.actions, second.actions)

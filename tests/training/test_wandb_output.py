@@ -1,5 +1,6 @@
 """With the real package, offline: nothing leaves the machine."""
 
+import subprocess
 import sys
 from pathlib import Path
 
@@ -20,6 +21,7 @@ def offline(monkeypatch):
     monkeypatch.setenv("WANDB_SILENT", "true")
 
 
+@pytest.mark.slow
 def test_numbers_pictures_and_films_arrive_and_the_run_goes_on(offline, tmp_path):
     output = WandbOutput(tmp_path, {"vocab_size": 32})
     logger = Logger(str(tmp_path), [output])
@@ -59,7 +61,7 @@ def test_the_flag(monkeypatch, tmp_path):
             seen.append({})
 
     class Client:
-        __spec__ = None
+        Error = RuntimeError
         arguments: list[dict] = []
 
         @classmethod
@@ -100,3 +102,26 @@ def test_without_the_package_nothing_is_begun(monkeypatch, tmp_path, capsys):
         main(["train", "--env", "MinAtar/Breakout-v1", "--preset", "tiny", "--run-dir", str(tmp_path / "r"), "--wandb"])
     assert end.value.code == 2 and "wandb=True needs wandb" in capsys.readouterr().err
     assert not Path(tmp_path / "r").exists()
+
+
+def test_a_service_that_takes_no_run_is_one_line(monkeypatch, tmp_path):
+    class Client:
+        Error = RuntimeError
+
+        @staticmethod
+        def init(**arguments):
+            raise RuntimeError("api_key not configured\n(no-tty)")
+
+    monkeypatch.setitem(sys.modules, "wandb", Client)
+    with pytest.raises(UsageError, match=r"cannot begin: api_key not configured \(no-tty\); run wandb login, or set"):
+        WandbOutput(tmp_path, {})
+
+
+@pytest.mark.slow
+def test_a_process_ends_in_peace(offline, tmp_path):
+    """The service ends with the process; what is still to be written has to come before."""
+    flags = "--env MinAtar/Breakout-v1 --preset tiny --total-timesteps 60 --seed 0 --wandb --run-dir".split()
+    command = [sys.executable, "-m", "iris_gym", "train", *flags, str(tmp_path / "run")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0
+    assert done.stderr == ""
