@@ -14,7 +14,7 @@ from iris_gym.benchmark.agreement import bf16_agreement
 
 
 def main(run: Path, rows: int = 64, seed: int = 0) -> None:
-    """`run` is a run folder; its replay is read, and nothing is written."""
+    """`run` is a run folder with its replay, from which `rows` segments are drawn."""
     agent = IRISAgent.load(run)
     with build_replay(agent.config, run / "replay", device=agent.device) as replay:
         length, generator = agent.config.transformer_timesteps, np.random.default_rng(seed)

@@ -91,3 +91,9 @@ def test_record_dream(trained, tmp_path):
         "dream_0.png",
         "random/rl-video-episode-0.mp4",
     }
+
+
+def test_bf16_agreement(tmp_path):
+    IRISAgent("MinAtar/Breakout-v1", IRISConfig.tiny(), device="cpu", run_dir=tmp_path / "run").learn(60)
+    answer = run("bf16_agreement.py", "--run", "run", "--rows", "8", folder=tmp_path)
+    assert [line.split()[0] for line in answer.splitlines()][:2] == ["encode", "next_token"]
