@@ -43,9 +43,7 @@ class FrameCache:
             return self.tokenizer.encode(unit_frames(segment.frames.flatten(0, 1)[places]))
 
         self._forget_if_changed()
-        if segment.rows is None:
-            return self.tokenizer.encode(unit_frames(segment.frames))
-        return self._tokens.look_up(segment.rows, encode, segment.frames.device)
+        return _values(self._tokens, segment, encode)
 
     @torch.no_grad()
     def reconstructions(self, segment: Segment) -> Tensor:
@@ -55,9 +53,7 @@ class FrameCache:
         def decode(places: Tensor) -> Tensor:
             return stored_frames(self.tokenizer.decode(tokens.flatten(0, 1)[places]))
 
-        if segment.rows is None:
-            return unit_frames(stored_frames(self.tokenizer.decode(tokens)))
-        return unit_frames(self._pictures.look_up(segment.rows, decode, segment.frames.device))
+        return unit_frames(_values(self._pictures, segment, decode))
 
     def _forget_if_changed(self) -> None:
         """Whatever wrote to the tokenizer, its outputs are stale."""
@@ -110,6 +106,15 @@ class _Column:
             self._values = grown
         self._values[on_device(rows, values.device)] = values
         self._known[rows] = True
+
+
+def _values(column: _Column, segment: Segment, compute: Callable[[Tensor], Tensor]) -> Tensor:
+    """What `compute` makes of the places of a segment, out of the column where this knows them: (B, L, …)."""
+    device = segment.frames.device
+    if segment.rows is not None:
+        return column.look_up(segment.rows, compute, device)
+    places = np.arange(segment.mask.numel())
+    return _compute_in_equal_batches(compute, places, device).unflatten(0, segment.mask.shape)
 
 
 def _compute_in_equal_batches(

@@ -14,15 +14,28 @@ from iris_gym.cli import main, parse
 from iris_gym.commands.bench import Bench
 from iris_gym.commands.evaluate import Evaluate
 from iris_gym.commands.import_published import Import
+from iris_gym.commands.plot import Plot
 from iris_gym.commands.record import Record
+from iris_gym.commands.report import Report
+from iris_gym.commands.scores import Scores
 from iris_gym.commands.train import Train
 
 # ------------------------------------------------------------------ arguments
 
-COMMANDS = {"train": Train, "evaluate": Evaluate, "record": Record, "bench": Bench, "import": Import}
+COMMANDS = {
+    "train": Train,
+    "evaluate": Evaluate,
+    "scores": Scores,
+    "plot": Plot,
+    "record": Record,
+    "report": Report,
+    "bench": Bench,
+    "import": Import,
+}
 FIELDS = [name.replace("_", "-") for name in IRISConfig.tiny().to_dict()]
 FLAGS = "env preset total-timesteps run-dir seed device threads resume config run episodes temperature source max-steps"
-FLAGS += " out json compare only batch repeats published transformer-heads perceptual-weight help no-resume"
+FLAGS += " runs csv markdown figures metrics starts horizon context deterministic preprocessing workers video scaling"
+FLAGS += " check-epochs no-published out json compare only batch repeats published transformer-heads perceptual-weight help no-resume"
 WORDS = [
     "tiny",
     "auto",
@@ -101,8 +114,10 @@ def test_main(fuzz, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(IRISAgent, "learn_events", lambda *_, **__: iter(()))
     monkeypatch.setattr("iris_gym.agent.evaluate", _refuse)
+    monkeypatch.setattr("iris_gym.commands.evaluate.evaluate", _refuse)
+    monkeypatch.setattr("iris_gym.reporting._play", _refuse)
     monkeypatch.setattr("iris_gym.recording._episodes", _refuse)
-    monkeypatch.setattr("iris_gym.benchmark.Bench", _refuse)
+    monkeypatch.setattr("iris_gym.benchmark.run.Bench", _refuse)
     monkeypatch.setattr("iris_gym.published.download", _refuse)
     IRISAgent("ALE/Pong-v5", IRISConfig.tiny(), device="cpu", run_dir="run").save("agent.zip")
 
