@@ -35,7 +35,8 @@ COMMANDS = {
 FIELDS = [name.replace("_", "-") for name in IRISConfig.tiny().to_dict()]
 FLAGS = "env preset total-timesteps run-dir seed device threads resume config run episodes temperature source max-steps"
 FLAGS += " runs csv markdown figures metrics starts horizon context deterministic preprocessing workers video scaling"
-FLAGS += " check-epochs no-published out json compare only batch repeats published transformer-heads perceptual-weight help no-resume"
+FLAGS += " check-epochs no-published out json compare only batch repeats published transformer-heads perceptual-weight"
+FLAGS += " help no-resume"
 WORDS = [
     "tiny",
     "auto",
