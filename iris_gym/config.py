@@ -103,6 +103,14 @@ class IRISConfig:
     max_gradient_norm: float = 10.0
     """Gradients are clipped to this norm, each component's by itself."""
 
+    precision: Literal["auto", "bf16", "float32"] = "auto"
+    """Of autoencoder and world model in training, weights aside. auto: bf16 where the device has it and the networks
+    are wide enough to gain. The actor-critic, codebook distances, returns and losses are float32 always, and so is
+    all that is done outside of training."""
+    accelerate: bool = True
+    """CUDA graphs, TF32, networks in bf16 and the replay on the GPU, each where it is supported. False: the plain path,
+    which computes the same."""
+
     env_steps_per_epoch: int = 200
     total_epochs: int = 600
     start_autoencoder_after: int = 5

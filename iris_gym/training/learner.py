@@ -6,6 +6,7 @@ from typing import Literal
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from iris_gym.accelerate import PLAIN, Numerics
 from iris_gym.training.losses import Loss
 from iris_gym.types import Segment
 
@@ -51,6 +52,7 @@ class Learner:
         plan: LearnerPlan,
         *,
         max_gradient_norm: float,
+        numerics: Numerics = PLAIN,
     ) -> None:
         self.name = name
         self.module = module
@@ -58,6 +60,7 @@ class Learner:
         self.loss = loss
         self.plan = plan
         self.max_gradient_norm = max_gradient_norm
+        self.numerics = numerics
         self.learning_rates = [group["lr"] for group in optimizer.param_groups]
         self.updates = 0
         module.eval()
@@ -70,8 +73,10 @@ class Learner:
         self.module.train()
         try:
             self.optimizer.zero_grad(set_to_none=True)
-            loss, metrics = self.loss(segment)
-            loss.backward()
+            with self.numerics.update():
+                with self.numerics.forward(segment.frames.device):
+                    loss, metrics = self.loss(segment)
+                loss.backward()
             norm = nn.utils.clip_grad_norm_(self.module.parameters(), self.max_gradient_norm)
             self.optimizer.step()
         finally:
