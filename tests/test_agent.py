@@ -775,18 +775,20 @@ def test_resuming_forgets_what_came_after_the_checkpoint(tmp_path):
 def test_a_run_left_in_the_middle_of_collecting_goes_on_in_its_game(env, tmp_path):
     straight, left = new_agent(env).learn(60), new_agent(env, run_dir=tmp_path / "run")
     for event in left.learn_events(60):
-        if isinstance(event, StepTaken) and left.num_timesteps == 47:
+        if isinstance(event, StepTaken) and left.num_timesteps == 57:
             break
     left.save_checkpoint()
     left.logger.close()
     resumed = IRISAgent.resume(tmp_path / "run", Corridor() if env == "corridor" else None, device="cpu")
     assert np.array_equal(resumed._last_obs, left._last_obs)
     assert [info["r"] for info in resumed.ep_info_buffer] == [info["r"] for info in left.ep_info_buffer]
-    resumed.learn(13, reset_num_timesteps=False).logger.close()
+    resumed.learn(3, reset_num_timesteps=False).logger.close()
     assert_same_weights(resumed, straight)
     mine, theirs = resumed.replay.transitions(0, 60), straight.replay.transitions(0, 60)
     assert all(map(np.array_equal, mine, theirs))
     assert [len(episode) for episode in resumed.replay.episodes] == [len(e) for e in straight.replay.episodes]
+    memory, expected = (agent.trainer.collector.state_dict()[1] for agent in (resumed, straight))
+    assert all(torch.equal(memory[name], expected[name]) for name in expected), "of the LSTM, not burnt in anew"
 
 
 def test_an_environment_that_cannot_be_brought_back_is_reset_with_a_warning(tmp_path):

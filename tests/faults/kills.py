@@ -38,7 +38,7 @@ KINDS = {
     "minigrid, autoencoder stops": [*TINY, *GRID, "--stop-autoencoder-after", "4", "--slow-autoencoder-after", "2"],
 }
 TIMES = ("time/fps", "time/time_elapsed")
-STOPS = [signal.SIGKILL] * 8 + [signal.SIGTERM, signal.SIGINT]
+STOPS = [signal.SIGKILL] * 4 + [signal.SIGTERM, signal.SIGINT]
 STATUS = {signal.SIGTERM: 143, signal.SIGINT: 130}
 
 
@@ -134,16 +134,16 @@ def differences(expected: dict[str, Any], found: dict[str, Any]) -> list[str]:
 
 
 def kill(kind: str, root: Path, wanted: int, draws: random.Random) -> tuple[int, int, int]:
-    """Stop runs of a kind `wanted` times at least; returns the signals of all kinds, the SIGKILLs and the runs."""
+    """Kill runs of a kind `wanted` times at least; returns the signals of all kinds, the SIGKILLs and the runs."""
     arguments, log = KINDS[kind], root / "log"
     seconds = straight(arguments, root / "straight", log)
     expected = content(root / "straight")
     signals = kills = runs = 0
-    while signals < wanted:
+    while kills < wanted:
         folder, runs = root / f"killed-{runs}", runs + 1
         while True:
             # Kill early at times, when there is nothing to resume yet; but let it come to its end in the end.
-            moment = draws.uniform(0, seconds) if signals < wanted else 600
+            moment = draws.uniform(0, seconds) if kills < wanted else 600
             number = draws.choice(STOPS)
             if not stopped(arguments, folder, log, moment, number):
                 seconds *= 0.8  # the machine is less busy than it was
@@ -158,7 +158,7 @@ def kill(kind: str, root: Path, wanted: int, draws: random.Random) -> tuple[int,
 
 def run() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=50, help="signals in all, at least")
+    parser.add_argument("--kills", type=int, default=50, help="SIGKILLs in all, at least")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--kinds", nargs="*", default=list(KINDS), choices=KINDS)
     options = parser.parse_args()
