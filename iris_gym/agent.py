@@ -20,6 +20,7 @@ from stable_baselines3.common.utils import safe_mean
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
 from iris_gym.assembly import (
+    build_acting,
     build_collector,
     build_dream,
     build_models,
@@ -183,7 +184,9 @@ class IRISAgent(HubAgent, PublishedAgent, BaseAlgorithm):
         super().set_env(env, force_reset)
         assert self.env is not None
         self.env_id, self.trainer.evaluate = None, None
-        self.trainer.collector = build_collector(self.config, self.policy.acting, self.replay, self.streams, self.env)
+        self.trainer.collector = build_collector(
+            self.config, build_acting(self.config, self.models), self.replay, self.streams, self.env
+        )
         if self._last_obs is not None:
             self.trainer.collector.reset(cast(np.ndarray, self._last_obs))
 

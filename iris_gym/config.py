@@ -106,6 +106,14 @@ class IRISConfig:
     """Parts in which a batch goes through a network, one after another, while the gradients add up: the same update in
     less memory. Only dropout is drawn anew for each part."""
 
+    precision: Literal["auto", "bf16", "float32"] = "auto"
+    """Of autoencoder and world model in training, weights aside. auto: bf16 where the device has it and the networks
+    are wide enough to gain. The actor-critic, codebook distances, returns and losses are float32 always, and so is
+    all that is done outside of training."""
+    accelerate: bool = True
+    """CUDA graphs, TF32, networks in bf16 and the replay on the GPU, each where it is supported. False: the plain path,
+    which computes the same."""
+
     env_steps_per_epoch: int = 200
     total_epochs: int = 600
     start_autoencoder_after: int = 5

@@ -1,11 +1,14 @@
 """One component that learns: loss, backward, clip, step."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from iris_gym.accelerate import PLAIN, Numerics
 from iris_gym.training.losses import Loss
 from iris_gym.training.parts import LossParts
 from iris_gym.types import Segment
@@ -56,6 +59,7 @@ class Learner:
         *,
         max_gradient_norm: float,
         loss_parts: LossParts | None = None,
+        numerics: Numerics = PLAIN,
     ) -> None:
         self.name = name
         self.module = module
@@ -64,6 +68,7 @@ class Learner:
         self.loss_parts = loss_parts
         self.plan = plan
         self.max_gradient_norm = max_gradient_norm
+        self.numerics = numerics
         self.learning_rates = [group["lr"] for group in optimizer.param_groups]
         self.updates = 0
         module.eval()
@@ -76,7 +81,8 @@ class Learner:
         self.module.train()
         try:
             self.optimizer.zero_grad(set_to_none=True)
-            metrics = self._backward(segment)
+            with self.numerics.update():
+                metrics = self._backward(segment)
             norm = nn.utils.clip_grad_norm_(self.module.parameters(), self.max_gradient_norm)
             self.optimizer.step()
         finally:
@@ -86,12 +92,15 @@ class Learner:
 
     def _backward(self, segment: Segment) -> dict[str, Tensor]:
         """Add up the gradient, in parts where these are given; returns the loss's metrics."""
-        if self.loss_parts is None:
-            loss, metrics = self.loss(segment)
-            loss.backward()
-            return metrics
+        parts = iter(self.loss_parts(segment) if self.loss_parts else map(self.loss, [segment]))
         total: dict[str, Tensor] = {}
-        for loss, metrics in self.loss_parts(segment):
+        while part := self._next(parts, segment.frames.device):
+            loss, metrics = part
             loss.backward()
             total = {name: total[name] + value if total else value for name, value in metrics.items()}
         return total
+
+    def _next(self, parts: Iterator[tuple[Tensor, dict[str, Tensor]]], device: torch.device) -> Any:
+        """The next part's loss and metrics, computed here and now; None after the last."""
+        with self.numerics.forward(device):
+            return next(parts, None)

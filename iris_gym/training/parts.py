@@ -12,12 +12,11 @@ import torch
 from torch import Tensor
 
 from iris_gym.functional import unit_frames
-from iris_gym.imagination.dynamics import Dynamics
 from iris_gym.models.actor_critic import ActorCritic
 from iris_gym.models.tokenizer import Tokenizer, foreground
 from iris_gym.models.world_model import Shares, WorldModel
 from iris_gym.training.frame_cache import FrameCache
-from iris_gym.training.losses import imagine
+from iris_gym.training.losses import Imagination
 from iris_gym.types import Segment
 
 LossParts = Callable[[Segment], Iterator[tuple[Tensor, dict[str, Tensor]]]]
@@ -77,27 +76,23 @@ def world_model_parts(cache: FrameCache, world_model: WorldModel, parts: int) ->
 
 def actor_critic_parts(
     cache: FrameCache,
-    dynamics: Dynamics,
+    imagination: Imagination,
     actor_critic: ActorCritic,
     parts: int,
     *,
-    horizon: int,
     discount: float,
     lambda_: float,
     entropy_weight: float,
-    generator: torch.Generator,
+    refresh: Callable[[], None] = lambda: None,
 ) -> LossParts:
     """As `actor_critic_loss`: the dream, through which no gradient goes, in one piece, and what is learned in parts."""
 
     def loss_parts(segment: Segment) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
+        refresh()
         pieces = slices(len(segment.mask), parts)
-        before, last = segment.steps(slice(None, -1)), segment.steps(slice(-1, None))
-        burnt_in = [
-            actor_critic.burn_in(cache.reconstructions(before.take(piece)), before.mask[piece]) for piece in pieces
-        ]
-        hidden, cell = (torch.cat(states) for states in zip(*burnt_in, strict=True))
-        start = dynamics.start_from_tokens(cache.tokens(last)[:, 0])
-        trajectory = imagine(dynamics, actor_critic, start, (hidden, cell), horizon=horizon, generator=generator)
+        pictures, hidden, cell = _begin(cache, actor_critic, [segment.take(piece) for piece in pieces])
+        tokens = cache.tokens(segment.steps(slice(-1, None)))[:, 0]
+        trajectory = imagination(tokens, pictures, hidden, cell)
         for piece in pieces:
             loss, metrics = actor_critic.loss(
                 trajectory.take(piece),
@@ -109,6 +104,16 @@ def actor_critic_parts(
             yield _weighted(loss, metrics, (piece.stop - piece.start) / len(hidden))
 
     return loss_parts
+
+
+def _begin(cache: FrameCache, actor_critic: ActorCritic, parts: list[Segment]) -> tuple[Tensor, Tensor, Tensor]:
+    """Where dreams begin: the last pictures (B, 3, 64, 64) of all parts, and hidden and cell state before them."""
+    columns = []
+    for part in parts:
+        pictures = cache.reconstructions(part)
+        columns.append((pictures[:, -1], *actor_critic.burn_in(pictures[:, :-1], part.mask[:, :-1])))
+    pictures, hidden, cell = (torch.cat(column) for column in zip(*columns, strict=True))
+    return pictures, hidden, cell
 
 
 def _weighted(loss: Tensor, metrics: dict[str, Tensor], share: float) -> tuple[Tensor, dict[str, Tensor]]:
