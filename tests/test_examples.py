@@ -54,6 +54,7 @@ def test_sb3_ppo_in_dream(trained, tmp_path):
     assert (tmp_path / "ppo_from_dream.zip").exists()
 
 
+@pytest.mark.slow
 def test_evaluate_ppo(tmp_path):
     """Trained in one process, evaluated by its name in another."""
     run("evaluate_ppo.py", "--total-timesteps", "128", "--env", "MinAtar/Breakout-v1", folder=tmp_path)

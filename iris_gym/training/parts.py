@@ -90,15 +90,9 @@ def actor_critic_parts(
     def loss_parts(segment: Segment) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
         refresh()
         pieces = slices(len(segment.mask), parts)
-        last, burnt_in = [], []
-        for piece in pieces:
-            part = segment.take(piece)
-            pictures = cache.reconstructions(part)
-            last.append(pictures[:, -1].clone())  # a view would keep all of them
-            burnt_in.append(actor_critic.burn_in(pictures[:, :-1], part.mask[:, :-1]))
-        hidden, cell = (torch.cat(states) for states in zip(*burnt_in, strict=True))
+        pictures, hidden, cell = _begin(cache, actor_critic, [segment.take(piece) for piece in pieces])
         tokens = cache.tokens(segment.steps(slice(-1, None)))[:, 0]
-        trajectory = imagination(tokens, torch.cat(last), hidden, cell)
+        trajectory = imagination(tokens, pictures, hidden, cell)
         for piece in pieces:
             loss, metrics = actor_critic.loss(
                 trajectory.take(piece),
@@ -110,6 +104,16 @@ def actor_critic_parts(
             yield _weighted(loss, metrics, (piece.stop - piece.start) / len(hidden))
 
     return loss_parts
+
+
+def _begin(cache: FrameCache, actor_critic: ActorCritic, parts: list[Segment]) -> tuple[Tensor, Tensor, Tensor]:
+    """Where dreams begin: the last pictures (B, 3, 64, 64) of all parts, and hidden and cell state before them."""
+    columns = []
+    for part in parts:
+        pictures = cache.reconstructions(part)
+        columns.append((pictures[:, -1], *actor_critic.burn_in(pictures[:, :-1], part.mask[:, :-1])))
+    pictures, hidden, cell = (torch.cat(column) for column in zip(*columns, strict=True))
+    return pictures, hidden, cell
 
 
 def _weighted(loss: Tensor, metrics: dict[str, Tensor], share: float) -> tuple[Tensor, dict[str, Tensor]]:

@@ -21,6 +21,7 @@ def test_the_published_agents_as_published(cli):
     assert "written: a/s.json, s.csv, s.md" in out
 
 
+@pytest.mark.slow
 def test_a_run_beside_them_with_figures(cli, tmp_path):
     """Trained, evaluated and shown: only Pong, which is said."""
     run = tmp_path / "pong"

@@ -63,6 +63,7 @@ def test_two_processes_give_the_scores_of_one(player):
     assert not multiprocessing.active_children()
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_killed_ends_the_evaluation(player):
     """SIGKILL, as the kernel sends it where memory runs out; the games would go on for minutes."""
     begun = time.monotonic()
