@@ -43,6 +43,9 @@ LARGEST: dict[str, float] = {
     "eval_episodes": 100_000,
     "checkpoint_interval": 1_000_000,
     "keep_checkpoints": 1_000_000,
+    "accumulate_gradients": 65_536,
+    "max_bad_updates": 1_000_000,
+    "max_eval_steps": 100_000_000,
 }
 """Whole numbers, by field."""
 
