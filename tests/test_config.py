@@ -27,6 +27,7 @@ OTHER_SHAPES = {
     "autoencoder": "vqgan",
     "codebook": "gradient",
     "reconstruction_loss": "l1",
+    "precision": "float32",
     "sequence_layout": "frame_action_reward_end",
 }
 
