@@ -318,7 +318,7 @@ def test_a_rollout_never_waits_for_the_device(layout, precision):
 @pytest.mark.parametrize("precision", ["float32", "bf16"])
 @pytest.mark.parametrize("name", ["autoencoder", "world_model", "actor_critic"])
 def test_a_gradient_never_waits_for_the_device(name, layout, precision):
-    """From the sampled rows to gradients. Behind them a CPU, which waits for nobody, is asked whether they are finite."""
+    """From sampled rows to gradients. Behind them a CPU, which waits for nobody, is asked whether they are finite."""
     config, streams = IRISConfig.tiny(sequence_layout=layout, precision=precision), RandomStreams(0, CPU)
     models = build_models(config, 3, "cpu")
     learner = next(learner for learner in build_learners(config, models, streams) if learner.name == name)
