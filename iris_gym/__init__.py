@@ -14,9 +14,10 @@ if TYPE_CHECKING:
     from iris_gym.envs import make_env
     from iris_gym.errors import UsageError
     from iris_gym.recording import record
+    from iris_gym.reporting import report
 
 __version__ = version("iris-gym")
-__all__ = ["IRISAgent", "IRISConfig", "UsageError", "build_models", "dream", "make_env", "record"]
+__all__ = ["IRISAgent", "IRISConfig", "UsageError", "build_models", "dream", "make_env", "record", "report"]
 
 _HOMES = {
     "IRISAgent": "iris_gym.agent",
@@ -25,6 +26,7 @@ _HOMES = {
     "build_models": "iris_gym.assembly",
     "make_env": "iris_gym.envs",
     "record": "iris_gym.recording",
+    "report": "iris_gym.reporting",
 }
 
 if "IrisGym/Dream-v0" not in registry:  # a module may be imported anew

@@ -1,6 +1,5 @@
 """`IRISAgent`: IRIS with the face of a Stable-Baselines3 algorithm."""
 
-import json
 import time
 import warnings
 import weakref
@@ -15,15 +14,18 @@ from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import is_wrapped
+from stable_baselines3.common.logger import KVWriter
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
 from stable_baselines3.common.utils import safe_mean
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
 from iris_gym.assembly import (
+    build_acting,
     build_collector,
     build_dream,
     build_models,
+    build_replay,
     build_trainer,
     choose_device,
     draw_start_frames,
@@ -33,20 +35,27 @@ from iris_gym.assembly import (
 from iris_gym.config import IRISConfig, preset
 from iris_gym.data.replay import Replay
 from iris_gym.dream import DreamVectorEnv
-from iris_gym.envs import check_spaces, make_vec_env
+from iris_gym.envs import check_spaces, frames_per_second, make_vec_env
 from iris_gym.errors import RunError, UsageError
-from iris_gym.evaluation.evaluate import EpisodeScore, evaluate
-from iris_gym.evaluation.pictures import save_run_pictures
+from iris_gym.evaluation.evaluate import check_temperature, evaluate
+from iris_gym.evaluation.pictures import RunPictures, gif, run_pictures, save_run_pictures
+from iris_gym.evaluation.players import PolicyPlayer
+from iris_gym.evaluation.rows import EpisodeScore, OpenEnv, games
+from iris_gym.evaluation.scores import read_scores
 from iris_gym.hub import HubAgent
 from iris_gym.imagination.dynamics import Dynamics
 from iris_gym.policy import IRISPolicy
+from iris_gym.process import memory_in_use
 from iris_gym.published import PublishedAgent
+from iris_gym.stored import check_stored
 from iris_gym.training import checkpoint
 from iris_gym.training.checkpoint import Snapshot
 from iris_gym.training.collector import environment_faults
 from iris_gym.training.learner import Diverged
 from iris_gym.training.logs import log_marks, rewind_logs, run_logger
+from iris_gym.training.media_log import record_pictures, shows_pictures
 from iris_gym.training.randomness import RandomStreams, checked_seed, drawn_seed
+from iris_gym.training.rates import Rates
 from iris_gym.training.run_folder import RunFolder, read_snapshot
 from iris_gym.training.snapshots import collection_state, restore_collection, restore_training, training_state
 from iris_gym.training.trainer import (
@@ -55,11 +64,9 @@ from iris_gym.training.trainer import (
     EpochEnded,
     Event,
     StepTaken,
+    UpdateDone,
     check_total_timesteps,
 )
-
-EVALUATION_ROWS = 8
-"""Games that an evaluation plays at once."""
 
 
 class IRISAgent(HubAgent, PublishedAgent, BaseAlgorithm):
@@ -125,6 +132,10 @@ class IRISAgent(HubAgent, PublishedAgent, BaseAlgorithm):
             self.env_id = _snapshot.state["env"]
             self._take_spaces(_snapshot)
         self.run = _run
+        self.log_outputs: list[KVWriter] = []
+        """What the logger of the run folder writes to besides TensorBoard and `progress.csv`."""
+        self._rates = Rates()
+        self._pictures: tuple[int, RunPictures | None] = -1, None
         if run_dir is not None:
             self.run = RunFolder(Path(run_dir))
             self.run.create(self.config.to_dict(), seed=self.seed, env=self.env_id)
@@ -165,10 +176,12 @@ class IRISAgent(HubAgent, PublishedAgent, BaseAlgorithm):
     def _open_replay(self, snapshot: Snapshot | None) -> Replay:
         folder = self.run.replay if self.run else None
         if snapshot is None:
-            return Replay(folder, device=self.device)
+            return build_replay(self.config, folder, device=self.device)
         open_environments = snapshot.state.get("collection", {}).get("open_environments", ())
         rows = snapshot.state["replay_rows"]
-        return Replay(folder, rows=rows, open_environments=open_environments, device=self.device)
+        replay = build_replay(self.config, folder, rows=rows, open_environments=open_environments, device=self.device)
+        replay.check_steps(snapshot.state["num_actions"], snapshot.state["n_envs"])
+        return replay
 
     def _take_spaces(self, snapshot: Snapshot) -> None:
         self.observation_space = spaces.Box(0, 255, tuple(snapshot.state["observation_shape"]), np.uint8)
@@ -201,7 +214,9 @@ class IRISAgent(HubAgent, PublishedAgent, BaseAlgorithm):
         super().set_env(env, force_reset)
         assert self.env is not None
         self.env_id, self.trainer.evaluate = None, None
-        self.trainer.collector = build_collector(self.config, self.policy.acting, self.replay, self.streams, self.env)
+        self.trainer.collector = build_collector(
+            self.config, build_acting(self.config, self.models), self.replay, self.streams, self.env
+        )
         self.trainer.collector.resets = None
         if self._last_obs is not None:
             self.trainer.collector.reset(cast(np.ndarray, self._last_obs))
@@ -279,6 +294,7 @@ class IRISAgent(HubAgent, PublishedAgent, BaseAlgorithm):
             if self._log_marks is not None:
                 rewind_logs(self.run.logs, self._log_marks)
             logger = run_logger(self.run.logs, self.verbose)
+            logger.output_formats += self.log_outputs
             weakref.finalize(self, logger.close)
             self.set_logger(logger)
         return super()._setup_learn(*args, **kwargs)
@@ -296,6 +312,7 @@ class IRISAgent(HubAgent, PublishedAgent, BaseAlgorithm):
 
     def _serve(self, event: Event, callback: BaseCallback, log_interval: int, names: dict[str, Any]) -> bool:
         """Do what Stable-Baselines3 expects at an event; False asks to stop."""
+        self._count(event)
         if isinstance(event, CollectionStarted):
             callback.on_rollout_start()
         elif isinstance(event, StepTaken):
@@ -305,6 +322,14 @@ class IRISAgent(HubAgent, PublishedAgent, BaseAlgorithm):
         elif isinstance(event, EpochEnded):
             self._serve_epoch(event, log_interval)
         return True
+
+    def _count(self, event: Event) -> None:
+        if isinstance(event, StepTaken):
+            self._rates.count("env_steps", len(event.step.dones))
+        elif isinstance(event, UpdateDone):
+            self._rates.count(f"{event.component}_updates")
+        else:
+            self._rates.count("rest")
 
     def _serve_step(self, event: StepTaken, callback: BaseCallback, names: dict[str, Any]) -> bool:
         step = event.step
@@ -331,13 +356,18 @@ class IRISAgent(HubAgent, PublishedAgent, BaseAlgorithm):
         self.logger.record("time/epoch", event.epoch)
         for name, value in event.metrics.items():
             self.logger.record(name, value)
+        if event.epoch % self.config.checkpoint_interval == 0:
+            self._record_pictures()
         if log_interval and event.epoch % log_interval == 0:
             self.dump_logs()
         if event.epoch % self.config.checkpoint_interval == 0:
             self._save_pictures_and_checkpoint()
 
     def dump_logs(self) -> None:
-        """Write what was recorded since the last time, at the current number of environment steps."""
+        """Write what was recorded since the last time, at the current number of environment steps.
+
+        When nothing is collected any more the epochs go on along that axis as if it were, at the pace of the others.
+        """
         elapsed = max((time.time_ns() - self.start_time) / 1e9, 1e-9)
         if self.ep_info_buffer:
             self.logger.record("rollout/ep_rew_mean", safe_mean([info["r"] for info in self.ep_info_buffer]))
@@ -345,7 +375,48 @@ class IRISAgent(HubAgent, PublishedAgent, BaseAlgorithm):
         self.logger.record("time/fps", int((self.num_timesteps - self._num_timesteps_at_start) / elapsed))
         self.logger.record("time/time_elapsed", int(elapsed), exclude="tensorboard")
         self.logger.record("time/total_timesteps", self.num_timesteps, exclude="tensorboard")
-        self.logger.dump(self.num_timesteps)
+        self._record_machine()
+        self.logger.dump(self.num_timesteps + self._idle_steps)
+
+    @property
+    def _idle_steps(self) -> int:
+        """What would have been collected in the epochs that collected nothing."""
+        return self.trainer.idle_epochs * self.config.env_steps_per_epoch
+
+    def _record_machine(self) -> None:
+        """Rates since the last dump, and memory; not in `progress.csv`, which a resumed run repeats to the digit."""
+        rates, self._rates = self._rates, Rates()
+        for kind in rates.units.keys() - {"rest"}:
+            self.logger.record(f"time/{kind}_per_second", rates.per_second(kind), exclude="csv")
+        memory = memory_in_use()
+        if memory is not None:
+            self.logger.record("time/memory_gb", memory / 1e9, exclude="csv")
+        if self.device.type == "cuda":
+            peak = torch.cuda.max_memory_allocated(self.device)
+            self.logger.record("time/gpu_memory_peak_gb", peak / 1e9, exclude="csv")
+
+    def _record_pictures(self) -> None:
+        """Hand reconstructions and a dream to the logger's next dump, where it shows pictures."""
+        pictures = self._run_pictures() if shows_pictures(self.logger) else None
+        if pictures is None:
+            return
+        fps = frames_per_second(self.env_id)
+        record_pictures(
+            self.logger,
+            {"media/reconstructions": pictures.reconstructions, "media/dream": pictures.dream},
+            {"media/dream_film": (pictures.film, gif(pictures.film, fps))},
+            fps=fps,
+            step=self.num_timesteps + self._idle_steps,
+        )
+
+    def _run_pictures(self) -> RunPictures | None:
+        """Pictures of the models as they are, made once; None where nothing was collected yet."""
+        progress = self.trainer.progress
+        if self._pictures[0] != progress:
+            dynamics = Dynamics(self.models.tokenizer, self.models.world_model)
+            step = self.trainer.env_steps + self._idle_steps
+            self._pictures = progress, run_pictures(step, dynamics, self.replay)
+        return self._pictures[1]
 
     # ---------------------------------------------------------------- acting
 
@@ -355,40 +426,47 @@ class IRISAgent(HubAgent, PublishedAgent, BaseAlgorithm):
         *,
         env_id: str | None = None,
         temperature: float | None = None,
+        preprocessing: str | None = None,
         seed: int = 0,
+        workers: int = 1,
+        max_steps: int | None = None,
         on_episode: Any = None,
     ) -> list[EpisodeScore]:
         """Play whole episodes of the real environment under its evaluation protocol; see `evaluation.evaluate`.
 
-        `env_id` defaults to the agent's own; `temperature` to `config.eval_temperature`, and 0 is greedy.
+        `env_id` defaults to the agent's own, `preprocessing` and `max_steps` to the config's, and `temperature` to
+        `config.eval_temperature`; 0 is greedy.
         """
-        config = self.config
+        return evaluate(
+            self.evaluation_player(temperature),
+            self.evaluation_games(env_id, preprocessing),
+            episodes=episodes,
+            seed=seed,
+            workers=workers,
+            max_steps=self.config.max_eval_steps if max_steps is None else max_steps,
+            on_episode=on_episode,
+        )
+
+    def evaluation_player(self, temperature: float | None = None) -> PolicyPlayer:
+        """The agent as `evaluation.evaluate` takes a player; `temperature` defaults to `config.eval_temperature`."""
+        temperature = self.config.eval_temperature if temperature is None else temperature
+        check_temperature(temperature)
+        return PolicyPlayer(self.policy.acting, temperature)
+
+    def evaluation_games(self, env_id: str | None = None, preprocessing: str | None = None) -> OpenEnv:
+        """Makes evaluation environments of the agent's id, or of another with the same actions."""
         env_id = env_id or self.env_id
         if env_id is None:
             raise UsageError("env_id=None is not known, for the agent was given an environment without its id; give it")
-        env = make_vec_env(
-            env_id,
-            min(max(episodes, 1), EVALUATION_ROWS),
-            evaluation=True,
-            atari_100k=config.atari_100k,
-            preprocessing=config.preprocessing,
-        )
-        try:
-            if env.action_space != self.action_space:
-                raise UsageError(
-                    f"env_id={env_id!r} has actions {env.action_space}, the agent was made for {self.action_space}"
-                )
-            return evaluate(
-                self.policy.acting,
-                env,
-                episodes=episodes,
-                temperature=config.eval_temperature if temperature is None else temperature,
-                seed=seed,
-                on_episode=on_episode,
-                max_steps=config.max_eval_steps,
+        config = self.config
+        open_env = games(env_id, atari_100k=config.atari_100k, preprocessing=preprocessing or config.preprocessing)
+        env = open_env()
+        env.close()
+        if env.action_space != self.action_space:
+            raise UsageError(
+                f"env_id={env_id!r} has actions {env.action_space}, the agent was made for {self.action_space}"
             )
-        finally:
-            env.close()
+        return open_env
 
     def make_dream_env(self, num_envs: int, **keywords: Any) -> DreamVectorEnv:
         """What the agent has learned of its environment, as a vector environment; see `DreamVectorEnv` for `keywords`.
@@ -436,7 +514,7 @@ class IRISAgent(HubAgent, PublishedAgent, BaseAlgorithm):
         Without `env` it can predict, evaluate and dream; to learn further give it one. A run folder is only read; to
         go on in it, use `resume`.
         """
-        snapshot = read_snapshot(path)
+        snapshot = read_snapshot(path, check_stored)
         return cls._from_snapshot(
             snapshot,
             path,
@@ -459,7 +537,8 @@ class IRISAgent(HubAgent, PublishedAgent, BaseAlgorithm):
         """
         run = RunFolder(Path(run_dir))
         run.check_run()
-        snapshot = checkpoint.read_newest_checkpoint(run.checkpoints)
+        run.check_files()
+        snapshot = checkpoint.read_newest_checkpoint(run.checkpoints, check_stored)
         settings = run.settings() if snapshot is None else snapshot.state
         if "seed" not in settings:
             raise UsageError(f"run={str(run_dir)!r} has no complete checkpoint yet, nor a seed to begin anew with")
@@ -492,9 +571,9 @@ class IRISAgent(HubAgent, PublishedAgent, BaseAlgorithm):
 
     def _save_pictures_and_checkpoint(self) -> None:
         """In this order: a run that is killed in between makes the pictures again."""
-        if self.run is not None:
-            dynamics = Dynamics(self.models.tokenizer, self.models.world_model)
-            save_run_pictures(self.run.media, self.trainer.env_steps, dynamics, self.replay)
+        pictures = self._run_pictures() if self.run else None
+        if self.run is not None and pictures is not None:
+            save_run_pictures(self.run.media, pictures, frames_per_second(self.env_id))
         self.save_checkpoint()
 
     def set_parameters(  # type: ignore[override]
@@ -502,9 +581,12 @@ class IRISAgent(HubAgent, PublishedAgent, BaseAlgorithm):
     ) -> None:
         """Load weights from a saved agent, a run folder or what `get_parameters` gave, in place."""
         if isinstance(load_path_or_dict, Mapping):
-            super().set_parameters(dict(load_path_or_dict), exact_match, device)
+            try:
+                super().set_parameters(dict(load_path_or_dict), exact_match, device)
+            except (ValueError, TypeError, RuntimeError, AttributeError) as error:
+                raise UsageError(f"parameters that this agent has not: {' '.join(str(error).split())}") from error
         else:
-            snapshot = read_snapshot(load_path_or_dict)
+            snapshot = read_snapshot(load_path_or_dict, check_stored)
             checkpoint.load_modules(self.models.by_name(), snapshot.weights, repr(str(load_path_or_dict)))
 
     def _snapshot(self) -> Snapshot:
@@ -567,7 +649,7 @@ class IRISAgent(HubAgent, PublishedAgent, BaseAlgorithm):
 
     def _scores(self) -> dict[str, Any] | None:
         file = self.run.scores_file if self.run else None
-        return json.loads(file.read_text()) if file and file.is_file() else None
+        return read_scores(file) if file and file.exists() else None
 
     def _restore(self, snapshot: Snapshot) -> None:
         checkpoint.load_modules(self.models.by_name(), snapshot.weights, "the saved agent")

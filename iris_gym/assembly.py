@@ -1,15 +1,18 @@
 """Build every collaborator from a config, once. Nobody below this floor sees the config."""
 
+import copy
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import torch
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor, nn
 
+from iris_gym.accelerate import Captured, FrozenCopy, Numerics, compute_dtype
 from iris_gym.config import IRISConfig
 from iris_gym.data.replay import Replay
 from iris_gym.dream import DreamVectorEnv
@@ -27,10 +30,12 @@ from iris_gym.nn.vqgan import vqgan_decoder, vqgan_encoder
 from iris_gym.training.collector import Collector
 from iris_gym.training.frame_cache import FrameCache
 from iris_gym.training.learner import Learner, LearnerPlan
-from iris_gym.training.losses import actor_critic_loss, autoencoder_loss, world_model_loss
+from iris_gym.training.losses import Imagination, actor_critic_loss, autoencoder_loss, imagine, world_model_loss
+from iris_gym.training.parts import actor_critic_parts, autoencoder_parts, world_model_parts
 from iris_gym.training.randomness import RandomStreams
 from iris_gym.training.trainer import Trainer
 from iris_gym.types import FRAME_SIZE
+from iris_gym.untrusted.documents import shown
 
 
 @dataclass(frozen=True)
@@ -50,20 +55,24 @@ def choose_device(device: torch.device | str) -> torch.device:
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        chosen = torch.device(device)
-        torch.empty(0, device=chosen).cpu()  # the device meta makes tensors, but holds nothing
-    except (RuntimeError, AssertionError) as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about devices that torch once had
+            chosen = torch.device(device)
+            torch.empty(0, device=chosen).cpu()  # the device meta makes tensors, but holds nothing
+    except Exception as error:  # of any kind: torch looks for a module of the device's name
         here = "cpu or cuda" if torch.cuda.is_available() else "cpu"
-        raise UsageError(f"device={str(device)!r} is not there; this machine has {here}, or say auto") from error
+        raise UsageError(f"device={shown(str(device))} is not there; this machine has {here}, or say auto") from error
     return chosen
 
 
 def build_models(config: IRISConfig, num_actions: int, device: torch.device | str = "auto") -> Models:
     """Tokenizer, world model and actor-critic of a config, in evaluation mode on `device`, without an environment."""
-    models = create_models(config, num_actions)
+    models, chosen = create_models(config, num_actions), choose_device(device)
     for module in models.by_name().values():
-        # Channels last: pooling and convolutions of few channels run several times faster on a CPU.
-        module.to(choose_device(device), memory_format=torch.channels_last).eval()  # pyright: ignore[reportCallIssue]
+        module.to(chosen).eval()
+    # Channels last: on a CPU pooling is several times faster, and on a GPU convolutions are.
+    for module in (models.actor_critic, *([models.tokenizer] if chosen.type == "cuda" else [])):
+        module.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     return models
 
 
@@ -119,6 +128,11 @@ def _build_quantizer(config: IRISConfig) -> Quantizer:
     )
 
 
+def build_replay(config: IRISConfig, folder: Path | None, **arguments: Any) -> Replay:
+    """The replay of a config; see `Replay` for its arguments."""
+    return Replay(folder, mirror=None if config.accelerate else False, **arguments)
+
+
 def build_trainer(
     config: IRISConfig,
     models: Models,
@@ -129,9 +143,8 @@ def build_trainer(
     evaluate: Callable[[], dict[str, float]] | None = None,
 ) -> Trainer:
     """The trainer of a config. Without `env` it collects nothing."""
-    policy = Policy(models.tokenizer, models.actor_critic)
     return Trainer(
-        build_collector(config, policy, replay, streams, env) if env else None,
+        build_collector(config, build_acting(config, models), replay, streams, env) if env else None,
         build_learners(config, models, streams),
         replay,
         env_steps_per_epoch=config.env_steps_per_epoch,
@@ -159,15 +172,84 @@ def build_collector(
 
 def build_learners(config: IRISConfig, models: Models, streams: RandomStreams) -> list[Learner]:
     """Autoencoder, world model and actor-critic in the order in which an epoch trains them."""
-    cache = FrameCache(models.tokenizer)
+    frozen = freeze(config, models)
+    cache = FrameCache(models.tokenizer, frozen.tokenizer)
     return [
         _autoencoder_learner(config, models),
         _world_model_learner(config, models, cache),
-        _actor_critic_learner(config, models, cache, streams),
+        _actor_critic_learner(config, models, cache, streams, frozen),
     ]
 
 
+WIDE = 128
+"""Width of the transformer above which networks gain from bf16; narrower ones are bound by what is around products."""
+
+
+def training_dtype(config: IRISConfig, device: torch.device) -> torch.dtype:
+    """In which autoencoder and world model are computed in training."""
+    worthwhile = config.accelerate and config.transformer_embed_dim > WIDE
+    return compute_dtype(config.precision, device, worthwhile=worthwhile)
+
+
+def _numerics(config: IRISConfig, module: nn.Module, *, dtype: torch.dtype | None = None) -> Numerics:
+    return Numerics(dtype or training_dtype(config, _device(module)), tf32=config.accelerate)
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """What to compute with instead of tokenizer and world model while they do not learn; None: themselves."""
+
+    tokenizer: FrozenCopy | None
+    world_model: FrozenCopy | None
+
+    def refresh(self) -> None:
+        """Take over what both have learned since."""
+        for frozen in (self.tokenizer, self.world_model):
+            if frozen:
+                frozen.refresh()
+
+
+def freeze(config: IRISConfig, models: Models) -> Frozen:
+    """Copies in the precision of training, where that is another than the models' own."""
+    dtype = training_dtype(config, _device(models.tokenizer))
+    if dtype == torch.float32:
+        return Frozen(None, None)
+    return Frozen(
+        FrozenCopy(models.tokenizer, lambda tokenizer: cast(Tokenizer, tokenizer).inference_copy(dtype)),
+        FrozenCopy(models.world_model, lambda world_model: copy.deepcopy(world_model).to(dtype)),
+    )
+
+
+def build_acting(config: IRISConfig, models: Models) -> Policy:
+    """The policy that collects, in the precision of training."""
+    return Policy(models.tokenizer, models.actor_critic, freeze(config, models).tokenizer)
+
+
+def build_dynamics(models: Models, frozen: Frozen) -> Dynamics:
+    """The dream that the actor-critic is trained in."""
+    tokenizer, world_model = frozen.tokenizer, frozen.world_model
+    return Dynamics(
+        cast(Tokenizer, tokenizer.copy) if tokenizer else models.tokenizer,
+        cast(WorldModel, world_model.copy) if world_model else models.world_model,
+    )
+
+
+def build_imagination(config: IRISConfig, models: Models, frozen: Frozen, generator: torch.Generator) -> Imagination:
+    """Rollouts of the actor in the dream; on a GPU as one CUDA graph, where no row can overflow its context."""
+    dynamics = build_dynamics(models, frozen)
+    imagination = imagine(dynamics, models.actor_critic, horizon=config.imagination_horizon, generator=generator)
+    fits = config.imagination_horizon <= config.transformer_timesteps
+    if config.accelerate and fits and dynamics.device.type == "cuda":
+        return Captured(imagination, generators=[generator])
+    return imagination
+
+
+def _device(module: nn.Module) -> torch.device:
+    return next(module.parameters()).device
+
+
 def _autoencoder_learner(config: IRISConfig, models: Models) -> Learner:
+    parts = config.accumulate_gradients
     return Learner(
         "autoencoder",
         models.tokenizer,
@@ -188,11 +270,14 @@ def _autoencoder_learner(config: IRISConfig, models: Models) -> Learner:
             align="start",
         ),
         max_gradient_norm=config.max_gradient_norm,
+        numerics=_numerics(config, models.tokenizer),
+        loss_parts=autoencoder_parts(models.tokenizer, parts) if parts > 1 else None,
         max_bad_updates=config.max_bad_updates,
     )
 
 
 def _world_model_learner(config: IRISConfig, models: Models, cache: FrameCache) -> Learner:
+    parts = config.accumulate_gradients
     return Learner(
         "world_model",
         models.world_model,
@@ -211,27 +296,31 @@ def _world_model_learner(config: IRISConfig, models: Models, cache: FrameCache) 
             align="start",
         ),
         max_gradient_norm=config.max_gradient_norm,
+        loss_parts=world_model_parts(cache, models.world_model, parts) if parts > 1 else None,
+        numerics=_numerics(config, models.world_model),
         max_bad_updates=config.max_bad_updates,
     )
 
 
-def _actor_critic_learner(config: IRISConfig, models: Models, cache: FrameCache, streams: RandomStreams) -> Learner:
+def _actor_critic_learner(
+    config: IRISConfig, models: Models, cache: FrameCache, streams: RandomStreams, frozen: Frozen
+) -> Learner:
+    parts = config.accumulate_gradients
+    imagination = build_imagination(config, models, frozen, streams.imagining)
+    networks = cache, imagination, models.actor_critic
+    learning: dict[str, Any] = dict(
+        discount=config.discount,
+        lambda_=config.td_lambda,
+        entropy_weight=config.entropy_weight,
+        refresh=frozen.refresh,
+    )
     return Learner(
         "actor_critic",
         models.actor_critic,
         torch.optim.Adam(
             models.actor_critic.parameters(), config.actor_critic_learning_rate, fused=_fused(models.actor_critic)
         ),
-        actor_critic_loss(
-            cache,
-            Dynamics(models.tokenizer, models.world_model),
-            models.actor_critic,
-            horizon=config.imagination_horizon,
-            discount=config.discount,
-            lambda_=config.td_lambda,
-            entropy_weight=config.entropy_weight,
-            generator=streams.imagining,
-        ),
+        actor_critic_loss(*networks, **learning),
         LearnerPlan(
             start_after=config.start_actor_critic_after,
             stop_after=None,
@@ -241,6 +330,8 @@ def _actor_critic_learner(config: IRISConfig, models: Models, cache: FrameCache,
             align="end",
         ),
         max_gradient_norm=config.max_gradient_norm,
+        numerics=_numerics(config, models.actor_critic, dtype=torch.float32),
+        loss_parts=actor_critic_parts(*networks, parts, **learning) if parts > 1 else None,
         max_bad_updates=config.max_bad_updates,
     )
 
@@ -299,10 +390,16 @@ UNTRAINED = {
 """What is to be expected of an agent one of whose components has had no update."""
 
 
+def untrained(updates: Mapping[str, int]) -> list[str]:
+    """A sentence for each component that has never been updated; `updates` counts by component."""
+    return [
+        f"the {component} of this agent has had no update at all: {consequence}"
+        for component, consequence in UNTRAINED.items()
+        if not updates.get(component, 0)
+    ]
+
+
 def warn_of_untrained(updates: Mapping[str, int], stacklevel: int = 3) -> None:
     """Warn of each component that has never been updated; `updates` counts by component."""
-    for component, consequence in UNTRAINED.items():
-        if not updates.get(component, 0):
-            warnings.warn(
-                f"the {component} of this agent has had no update at all: {consequence}", stacklevel=stacklevel
-            )
+    for sentence in untrained(updates):
+        warnings.warn(sentence, stacklevel=stacklevel)

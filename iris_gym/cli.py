@@ -21,22 +21,31 @@ from iris_gym.commands.bench import Bench
 from iris_gym.commands.common import required_run_dir
 from iris_gym.commands.evaluate import Evaluate
 from iris_gym.commands.import_published import Import
+from iris_gym.commands.plot import Plot
 from iris_gym.commands.record import Record
+from iris_gym.commands.report import Report
+from iris_gym.commands.scores import Scores
 from iris_gym.commands.train import Train
 from iris_gym.config import IRISConfig, preset, read_mapping
 from iris_gym.errors import RunError, UsageError
 from iris_gym.training.run_folder import RunFolder
 
+LONGEST_COMPLAINT = 600
+"""Characters; an argument that is wrong may be of any length."""
+
 DESCRIPTION = "IRIS: train an agent inside a learned world model, and look at what it has learned."
 
 
-def parse(arguments: Sequence[str]) -> Train | Evaluate | Record | Bench | Import:
+def parse(arguments: Sequence[str]) -> Train | Evaluate | Scores | Plot | Record | Report | Bench | Import:
     """Read the command line. Flags of hyperparameters default to the preset's, the file's or the resumed run's."""
     base = _base_config(arguments)
     commands = Annotated[
         Annotated[Train, tyro.conf.subcommand("train", default=Train(base))]
         | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
+        | Annotated[Scores, tyro.conf.subcommand("scores")]
+        | Annotated[Plot, tyro.conf.subcommand("plot")]
         | Annotated[Record, tyro.conf.subcommand("record")]
+        | Annotated[Report, tyro.conf.subcommand("report")]
         | Annotated[Bench, tyro.conf.subcommand("bench", default=Bench(base))]
         | Annotated[Import, tyro.conf.subcommand("import")],
         None,
@@ -103,4 +112,5 @@ def _one_line(box: str) -> str:
     """What tyro says in a box of several lines, up to the rule that parts it from the hints below."""
     lines = [line.strip("│╭╮╰╯ ") for line in box.splitlines()]
     said = itertools.takewhile(lambda line: not line.startswith("───"), lines[1:])
-    return " ".join(line for line in said if line) + "; see iris-gym --help"
+    text = " ".join(line for line in said if line)
+    return (text if len(text) <= LONGEST_COMPLAINT else text[:LONGEST_COMPLAINT] + "…") + "; see iris-gym --help"

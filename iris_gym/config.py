@@ -10,8 +10,10 @@ from typing import Any, Literal, get_args, get_type_hints
 
 import yaml
 
+from iris_gym.config_limits import check_limits, check_parameters
 from iris_gym.errors import UsageError
 from iris_gym.types import FRAME_SIZE
+from iris_gym.untrusted.documents import parse_json, parse_yaml, read_document, shown
 
 ATARI_100K_STEPS = 100_000
 
@@ -104,6 +106,17 @@ class IRISConfig:
     """Gradients are clipped to this norm, each component's by itself."""
     max_bad_updates: int = 10
     """Updates in a row with a loss or gradient that is not finite, each of them skipped, after which the run stops."""
+    accumulate_gradients: int = 1
+    """Parts in which a batch goes through a network, one after another, while the gradients add up: the same update in
+    less memory. Only dropout is drawn anew for each part."""
+
+    precision: Literal["auto", "bf16", "float32"] = "auto"
+    """Of autoencoder and world model in training, weights aside. auto: bf16 where the device has it and the networks
+    are wide enough to gain. The actor-critic, codebook distances, returns and losses are float32 always, and so is
+    all that is done outside of training."""
+    accelerate: bool = True
+    """CUDA graphs, TF32, networks in bf16 and the replay on the GPU, each where it is supported. False: the plain path,
+    which computes the same."""
 
     env_steps_per_epoch: int = 200
     total_epochs: int = 600
@@ -185,6 +198,7 @@ class IRISConfig:
     def validate(self) -> None:
         """Raise `UsageError` for the first field whose value cannot be used, or fields that contradict each other."""
         self._validate_types()
+        check_limits(vars(self))
         for name in POSITIVE:
             _require(getattr(self, name) > 0, name, getattr(self, name), "must be greater than 0")
         for name in NON_NEGATIVE:
@@ -194,6 +208,7 @@ class IRISConfig:
         beta2 = self.autoencoder_adam_beta2
         _require(beta2 < 1, "autoencoder_adam_beta2", beta2, "must be less than 1")
         self._validate_shapes()
+        check_parameters(vars(self))
         self._validate_protocol()
 
     def _validate_types(self) -> None:
@@ -268,7 +283,7 @@ POSITIVE = (
     "autoencoder_learning_rate autoencoder_batch_size transformer_layers transformer_embed_dim transformer_heads "
     "transformer_learning_rate transformer_batch_size lstm_dim discount actor_critic_learning_rate "
     "actor_critic_batch_size max_gradient_norm env_steps_per_epoch total_epochs checkpoint_interval "
-    "keep_checkpoints eval_episodes max_bad_updates max_eval_steps"
+    "keep_checkpoints eval_episodes accumulate_gradients max_bad_updates max_eval_steps"
 ).split()
 NON_NEGATIVE = (
     "perceptual_weight foreground_weight commitment_weight dead_code_threshold autoencoder_updates_per_epoch "
@@ -278,6 +293,9 @@ NON_NEGATIVE = (
 ).split()
 UNIT_INTERVAL = "codebook_decay autoencoder_adam_beta2 transformer_dropout discount td_lambda epsilon".split()
 YAML_SUFFIXES = (".yaml", ".yml")
+
+CONFIG_LIMIT = 200_000
+"""Bytes of the largest config file that is read; all fields together take about 2,000."""
 
 PAPER: dict[str, Any] = dict(
     autoencoder="vqgan",
@@ -353,34 +371,51 @@ TINY: dict[str, Any] = dict(
 PRESETS: dict[str, dict[str, Any]] = {"default": {}, "paper": PAPER, "small": SMALL, "tiny": TINY}
 
 
+HARD_CASES: dict[str, dict[str, Any]] = {
+    # Micheli et al. 2023, appendix: for Freeway alone actions are sampled at temperature 0.01 while collecting. A
+    # random walk hardly ever crosses the road, and an agent that has seen no reward has nothing to learn from.
+    "freeway": dict(collect_temperature=0.01),
+    # A GPU of little memory. The same updates, but for dropout's draws: batches stay as large as they were.
+    "low-memory": dict(accumulate_gradients=8, gradient_checkpointing=True),
+}
+"""What is known to help in a hard case, as changes to any preset."""
+
+
 def preset(name: str, device_type: str = "cpu") -> IRISConfig:
-    """The config of a preset; `auto` is default on a GPU and small elsewhere."""
-    name = preset_name(name, device_type)
-    if name not in PRESETS:
-        raise UsageError(f"preset={name!r} is unknown; choose one of auto, {', '.join(PRESETS)}")
-    return IRISConfig(**PRESETS[name])
+    """The config of a preset, such as `paper`, or of a preset and hard cases, such as `paper+freeway+low-memory`.
+
+    `auto` is default on a GPU and small elsewhere.
+    """
+    base, *cases = preset_name(name, device_type).split("+")
+    if base not in PRESETS or not set(cases) <= set(HARD_CASES):
+        raise UsageError(
+            f"preset={shown(name)} is unknown; choose one of auto, {', '.join(PRESETS)}, and after it as many as you "
+            f"like of {', '.join('+' + case for case in HARD_CASES)}"
+        )
+    changes = {field: value for case in cases for field, value in HARD_CASES[case].items()}
+    return IRISConfig(**(PRESETS[base] | changes))
 
 
 def preset_name(name: str, device_type: str = "cpu") -> str:
-    """What `auto` stands for; any other name as it is."""
-    return ("default" if device_type == "cuda" else "small") if name == "auto" else name
+    """What `auto` stands for, hard cases kept; any other name as it is."""
+    base, plus, cases = name.partition("+")
+    return ("default" if device_type == "cuda" else "small") + plus + cases if base == "auto" else name
 
 
 def read_mapping(path: str | Path) -> dict[str, Any]:
     """Parse a JSON or YAML file of config fields."""
     path = Path(path)
+    source, is_yaml = f"config file {str(path)!r}", path.suffix in YAML_SUFFIXES
+    content = read_document(path, source, CONFIG_LIMIT)
     try:
-        text = path.read_text()
-        values = yaml.safe_load(text) if path.suffix in YAML_SUFFIXES else json.loads(text)
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"config file {str(path)!r} cannot be read: {error}") from error
-    except (ValueError, yaml.YAMLError) as error:
-        kind = "YAML" if path.suffix in YAML_SUFFIXES else "JSON"
-        raise UsageError(f"config file {str(path)!r} is not valid {kind}: {' '.join(str(error).split())}") from error
+        values = parse_yaml(content) if is_yaml else parse_json(content)
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{source} cannot be read: {error}") from error
+    except ValueError as error:
+        kind = "YAML" if is_yaml else "JSON"
+        raise UsageError(f"{source} is not valid {kind}: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
-        raise UsageError(
-            f"config file {str(path)!r} holds a {type(values).__name__}; it must map names of fields to values"
-        )
+        raise UsageError(f"{source} holds a {type(values).__name__}; it must map names of fields to values")
     _check_names(values)
     return values
 
@@ -389,8 +424,10 @@ def _check_names(values: dict[str, Any]) -> None:
     known = [field.name for field in fields(IRISConfig)]
     for name in values:
         if name not in known:
-            near = difflib.get_close_matches(str(name), known, n=1)
-            raise UsageError(f"{name!r} is no field of IRISConfig" + (f"; did you mean {near[0]!r}?" if near else ""))
+            near = difflib.get_close_matches(shown(name), known, n=1)
+            raise UsageError(
+                f"{shown(name)} is no field of IRISConfig" + (f"; did you mean {near[0]!r}?" if near else "")
+            )
 
 
 def _check_type(name: str, value: Any, expected: Any) -> None:
@@ -409,4 +446,4 @@ def _check_type(name: str, value: Any, expected: Any) -> None:
 
 def _require(condition: bool, name: str, value: Any, what_would_do: str) -> None:
     if not condition:
-        raise UsageError(f"{name}={value!r} {what_would_do}")
+        raise UsageError(f"{name}={shown(value)} {what_would_do}")

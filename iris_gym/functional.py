@@ -23,16 +23,25 @@ def stored_frames(frames: Tensor) -> Tensor:
     return (frames * 255).round().to(torch.uint8)
 
 
-def sample_categorical(logits: Tensor, *, temperature: float = 1.0, generator: torch.Generator | None = None) -> Tensor:
+def sample_categorical(
+    logits: Tensor,
+    *,
+    temperature: float = 1.0,
+    generator: torch.Generator | None = None,
+    exponentials: Tensor | None = None,
+) -> Tensor:
     """Draw one class per row of `logits` (..., C); returns int64 (...).
 
     The class with the largest p / Exp(1) is a draw from p (the exponential form of the Gumbel-max trick). It needs no
-    check of the probabilities, so nothing waits for the device. A `temperature` of 0 takes the likeliest class.
+    check of the probabilities, so nothing waits for the device. A `temperature` of 0 takes the likeliest class. Who
+    wants each row drawn from a random stream of its own gives the Exp(1) as `exponentials` (..., C) float32.
     """
     if temperature == 0:
         return logits.argmax(-1)
     probabilities = F.softmax(logits.float() / temperature, dim=-1)
-    return (probabilities / torch.empty_like(probabilities).exponential_(generator=generator)).argmax(-1)
+    if exponentials is None:
+        exponentials = torch.empty_like(probabilities).exponential_(generator=generator)
+    return (probabilities / exponentials).argmax(-1)
 
 
 def lambda_returns(rewards: Tensor, values: Tensor, ends: Tensor, *, discount: float, lambda_: float) -> Tensor:

@@ -1,6 +1,8 @@
 """Agents on the Hugging Face hub: a folder of JSON, safetensors and a model card."""
 
 import json
+import math
+import os
 from collections.abc import Mapping
 from contextlib import suppress
 from functools import partial
@@ -20,7 +22,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from iris_gym.errors import UsageError
+from iris_gym.stored import check_shared, expected_bytes
 from iris_gym.training.checkpoint import FORMAT_VERSION, START_FRAMES_FILE, Snapshot, write_tensors
+from iris_gym.training.stored_state import MAX_START_FRAMES
+from iris_gym.types import FRAME_SHAPE
+from iris_gym.untrusted.documents import DOCUMENT_LIMIT, parse_json, read_document, shown
+from iris_gym.untrusted.files import FolderFiles, usable_path
+from iris_gym.untrusted.tensors import HEADER_LIMIT, tensor_header
 
 SCHEME = "hf://"
 CONFIG_FILE, WEIGHTS_FILE, CARD_FILE = "config.json", "model.safetensors", "README.md"
@@ -116,18 +124,19 @@ def read_shared(
 ) -> Snapshot:
     """What `save_pretrained` wrote into a folder, or `push_to_hub` to the repository `owner/name`."""
     source = str(folder_or_hub_id)
-    folder = Path(source)
+    folder = usable_path("folder_or_hub_id", source)
     if not folder.is_dir():
-        folder = _fetch(source, CONFIG_FILE, revision=revision, token=token).parent
-        _fetch(source, WEIGHTS_FILE, revision=revision, token=token)
+        fetch = partial(_fetch, source, revision=revision, token=token)
+        folder = fetch(CONFIG_FILE, limit=DOCUMENT_LIMIT).parent
+        fetch(WEIGHTS_FILE, limit=expected_bytes(_read_state(folder, source), repr(source)) + HEADER_LIMIT)
         with suppress(UsageError):  # an agent that has collected nothing has none
-            _fetch(source, START_FRAMES_FILE, revision=revision, token=token)
+            fetch(START_FRAMES_FILE, limit=MAX_START_FRAMES * math.prod(FRAME_SHAPE) + HEADER_LIMIT)
     return read_pretrained(folder, source)
 
 
 def is_shared(path: Path) -> bool:
     """Whether `save_pretrained` wrote to this folder."""
-    return (path / WEIGHTS_FILE).is_file()
+    return os.path.isfile(path / WEIGHTS_FILE)
 
 
 def write_pretrained(snapshot: Snapshot, folder: Path) -> None:
@@ -145,20 +154,29 @@ STATE = "config env num_actions observation_shape n_envs seed num_timesteps".spl
 
 def read_pretrained(folder: Path, source: str) -> Snapshot:
     """A snapshot with weights alone. Raises `UsageError`, which names `source`, for anything else in the folder."""
+    state, files = _read_state(folder, source), FolderFiles(folder, (WEIGHTS_FILE, START_FRAMES_FILE))
     try:
-        stored = json.loads((folder / CONFIG_FILE).read_text())
-        version = stored["format_version"]
-        state = {name: stored[name] for name in (*STATE, "updates")}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UsageError(f"{source!r} is no shared agent: its {CONFIG_FILE} is missing or damaged") from error
-    if version != FORMAT_VERSION:
-        raise UsageError(f"{source!r} has format_version={version!r}, this iris_gym reads {FORMAT_VERSION}")
+        headers = {name: tensor_header(files, name) for name in {WEIGHTS_FILE, *files}}
+    except UsageError as error:
+        raise UsageError(f"{source!r} is damaged: {error}") from error
+    check_shared(state, headers, repr(source), weights=WEIGHTS_FILE, document=CONFIG_FILE)
     try:
-        starts = folder / START_FRAMES_FILE
-        start_frames = load_file(starts)["frames"] if starts.is_file() else None
+        start_frames = load_file(folder / START_FRAMES_FILE)["frames"] if START_FRAMES_FILE in files else None
         return Snapshot(state, load_file(folder / WEIGHTS_FILE), training={}, start_frames=start_frames)
     except (OSError, KeyError, SafetensorError) as error:
-        raise UsageError(f"{source!r} is damaged: {WEIGHTS_FILE}: {error}") from error
+        raise UsageError(f"{source!r} is damaged: {error}") from error
+
+
+def _read_state(folder: Path, source: str) -> dict[str, Any]:
+    try:
+        stored = parse_json(read_document(folder / CONFIG_FILE, repr(source)))
+        version = stored["format_version"]
+        state = {name: stored[name] for name in (*STATE, "updates")}
+    except (ValueError, KeyError, TypeError) as error:  # UsageError among them
+        raise UsageError(f"{source!r} is no shared agent: its {CONFIG_FILE} is missing or damaged") from error
+    if version != FORMAT_VERSION:
+        raise UsageError(f"{source!r} has format_version={shown(version)}, this iris_gym reads {FORMAT_VERSION}")
+    return state
 
 
 def model_card(state: Mapping[str, Any], scores: Mapping[str, Any] | None, repo_id: str) -> ModelCard:
@@ -206,18 +224,23 @@ def is_hub_file(address: str | Path) -> bool:
 def download(address: str) -> Path:
     """The local copy of `hf://owner/repository/path`, kept in the hub's own cache."""
     parts = address.removeprefix(SCHEME).split("/", 2)
-    if len(parts) < 3 or not all(parts):
+    if len(parts) < 3 or not all(parts) or {".", ".."} & set(address.split("/")):
         raise UsageError(f"{address!r} names no file; write {SCHEME}owner/repository/path")
     return _fetch("/".join(parts[:2]), parts[2])
 
 
-def _fetch(repo_id: str, file: str, *, revision: str | None = None, token: str | bool | None = None) -> Path:
-    """A file of a repository; without a connection, what the hub's cache has of it."""
+def _fetch(
+    repo_id: str, file: str, *, limit: int | None = None, revision: str | None = None, token: str | bool | None = None
+) -> Path:
+    """The one file of a repository, if it has no more than `limit` bytes; without a connection, what the hub's cache
+    has of it."""
     fetch = partial(hf_hub_download, repo_id, file, revision=revision, token=token)
     try:
         # Where there is no connection this says so at once; the download would first try again for half a minute.
-        get_hf_file_metadata(hf_hub_url(repo_id, file, revision=revision), token=token)
-        return Path(fetch())
+        metadata = get_hf_file_metadata(hf_hub_url(repo_id, file, revision=revision), token=token)
+        size = getattr(metadata, "size", None)
+        if limit is None or not size or size <= limit:
+            return Path(fetch())
     except Exception as error:  # the hub's own kinds, the network's below it, and ValueError for a malformed name
         with suppress(Exception):
             return Path(fetch(local_files_only=True))
@@ -226,3 +249,4 @@ def _fetch(repo_id: str, file: str, *, revision: str | None = None, token: str |
             f"{file!r} of {repo_id!r} on the Hugging Face hub cannot be had ({type(error).__name__}: {reason[:160]}); "
             "check the name and the connection, or fetch it elsewhere and give its path"
         ) from error
+    raise UsageError(f"{file!r} of {repo_id!r} on the Hugging Face hub has {size:,} bytes, {limit:,} at most are due")

@@ -1,6 +1,6 @@
 """`IRISPolicy`: the agent's networks as a Stable-Baselines3 policy."""
 
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from iris_gym.envs import batched, to_frames
 from iris_gym.errors import UsageError
 from iris_gym.imagination.policy import Policy
 from iris_gym.types import RecurrentState
+from iris_gym.untrusted.documents import shown
 
 
 class IRISPolicy(BasePolicy):
@@ -40,6 +41,15 @@ class IRISPolicy(BasePolicy):
         self.temperature = temperature
         self.generator = generator
 
+    def save(self, path: str) -> None:
+        """Refused: it would be a pickle, which runs code where it is loaded."""
+        raise UsageError(f"path={str(path)!r}: a policy is not saved by itself; use IRISAgent.save")
+
+    @classmethod
+    def load(cls, path: str, device: torch.device | str = "auto") -> "IRISPolicy":  # type: ignore[override]
+        """Refused: Stable-Baselines3 would unpickle the file, and so run whatever code is in it."""
+        raise UsageError(f"path={str(path)!r}: a policy is not loaded by itself; use IRISAgent.load(path).policy")
+
     def predict(
         self,
         observation: np.ndarray | dict[str, np.ndarray],
@@ -59,9 +69,9 @@ class IRISPolicy(BasePolicy):
             Actions () or (N,) int64, and the state after them.
 
         Raises:
-            UsageError: the observation is no image, or the state is of other rows.
+            UsageError: the observation is no image, or state or episode_start are none of so many rows.
         """
-        observations, single = batched(np.asarray(observation), self.observation_space.shape or ())
+        observations, single = batched(_array("observation", observation), self.observation_space.shape or ())
         frames = torch.from_numpy(to_frames(observations)).to(self.device)
         recurrent = self._recurrent_state(state, len(frames), episode_start)
         actions, recurrent = self._act(frames, recurrent, deterministic)
@@ -85,10 +95,27 @@ class IRISPolicy(BasePolicy):
         if state is None:
             return initial
         expected = (1, *initial[0].shape)
-        if len(state) != 2 or any(np.shape(part) != expected for part in state):
-            shapes = [np.shape(part) for part in state]
-            raise UsageError(f"state has shapes {shapes}; predict takes two arrays of {expected}, or None")
-        begins = np.zeros(rows, bool) if episode_start is None else np.broadcast_to(episode_start, rows).astype(bool)
-        keep = torch.from_numpy(~begins).to(self.device)[:, None]
-        hidden, cell = (torch.as_tensor(part[0], dtype=torch.float32, device=self.device) for part in state)
+        given = [_array("state", part) for part in state] if isinstance(state, tuple | list) else []
+        if len(given) != 2 or any(part.shape != expected or part.dtype.kind not in "fiu" for part in given):
+            kinds = [f"{part.dtype} {part.shape}" for part in given] or shown(state)
+            raise UsageError(f"state is {kinds}; predict takes two arrays of real numbers {expected}, or None")
+        keep = torch.from_numpy(~_begins(episode_start, rows)).to(self.device)[:, None]
+        hidden, cell = (torch.as_tensor(part[0].astype(np.float32), device=self.device) for part in given)
+        if not bool(hidden.isfinite().all() & cell.isfinite().all()):
+            raise UsageError("state has numbers that are not finite; pass on what predict returned, or None")
         return hidden * keep, cell * keep
+
+
+def _begins(episode_start: np.ndarray | None, rows: int) -> np.ndarray:
+    """Which rows (N,) begin an episode."""
+    starts = _array("episode_start", False if episode_start is None else episode_start)
+    if starts.shape not in ((), (1,), (rows,)) or starts.dtype.kind not in "biuf":
+        raise UsageError(f"episode_start is {starts.dtype} {starts.shape}; give bool ({rows},), or None")
+    return np.broadcast_to(starts, rows).astype(bool)
+
+
+def _array(name: str, value: Any) -> np.ndarray:
+    try:
+        return np.asarray(value)
+    except (ValueError, TypeError, OverflowError, RuntimeError) as error:
+        raise UsageError(f"{name}={shown(value)} is no array: {' '.join(str(error).split())}") from error

@@ -3,6 +3,7 @@
 import ctypes
 import os
 import platform
+from pathlib import Path
 
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
 NEVER = 2**31 - 1
@@ -42,3 +43,12 @@ def tune_allocator() -> bool:
     taken = all(mallopt(option, value) for option, value in settings.items())
     allocator = "tuned" if taken else allocator
     return taken
+
+
+def memory_in_use() -> int | None:
+    """Bytes of memory that the process holds; None where the system does not tell."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except OSError:  # no Linux
+        return None
+    return pages * os.sysconf("SC_PAGE_SIZE")

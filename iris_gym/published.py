@@ -4,7 +4,6 @@ import re
 from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any, TypeVar
 
 import numpy as np
@@ -19,6 +18,7 @@ from iris_gym.errors import UsageError
 from iris_gym.hub import download, is_hub_file
 from iris_gym.training.checkpoint import Snapshot, module_tensors
 from iris_gym.types import FRAME_SHAPE, FRAME_SIZE
+from iris_gym.untrusted.torch_file import load_torch_file
 
 RESIDUAL_BLOCKS = {
     "tokenizer.encoder.level{i}.residual{j}": "tokenizer.encoder.down.{i}.block.{j}",
@@ -140,7 +140,7 @@ def read_published(path: str | Path, transformer_heads: int = 4) -> Snapshot:
         UsageError: the file cannot be had, is no such checkpoint, or a tensor is missing, unexpected or misshapen.
     """
     source = repr(str(path))
-    published = _kept(_load(download(str(path)) if is_hub_file(path) else Path(path), source))
+    published = _kept(load_torch_file(download(str(path)) if is_hub_file(path) else Path(path), source))
     try:
         config, num_actions = _sizes(published, transformer_heads)
         config.validate()
@@ -207,26 +207,6 @@ def _parts(name: str) -> list[str]:
     return [match[1] + part + match[3] for part in match[2].split()] if match else [name]
 
 
-def _load(path: Path, source: str) -> dict[str, Tensor]:
-    """The tensors of a file. They are unpickled by torch's restricted reader, which runs no code, and stay on disk."""
-    if not path.is_file():
-        raise UsageError(f"published={source} is no file")
-    try:
-        tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except UnpicklingError as error:
-        foreign = re.search(r"Unsupported \w+: (?:GLOBAL )?(\S+)", str(error))
-        what = f", it asks for {foreign[1]!r}" if foreign else ""
-        raise UsageError(f"{source} holds more than tensors and was not read, for it could run code{what}") from error
-    except Exception as error:  # of any kind, where the bytes are any bytes
-        reason = f"{type(error).__name__}: {str(error).partition('.')[0].strip()}"
-        raise UsageError(f"{source} is cut off, damaged, or no file that torch wrote ({reason})") from error
-    if not isinstance(tensors, Mapping) or not all(
-        isinstance(name, str) and isinstance(value, Tensor) for name, value in tensors.items()
-    ):
-        raise UsageError(f"{source} is no checkpoint of the published agent: it holds no mapping of names to tensors")
-    return dict(tensors)
-
-
 def _kept(published: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: value for name, value in published.items() if not re.fullmatch("|".join(DROPPED), name)}
 
@@ -291,8 +271,12 @@ def _our_tensors(published: dict[str, Tensor], config: IRISConfig, num_actions: 
         for part in names[name]:
             if part not in unused:
                 raise UsageError(f"it lacks the tensor {part!r}")
-            if (found := tuple(unused.pop(part).shape)) != shape:
-                raise UsageError(f"its tensor {part!r} has shape {found}, the others ask for {shape}")
+            found = unused.pop(part)
+            if tuple(found.shape) != shape or not found.is_floating_point():
+                raise UsageError(
+                    f"its tensor {part!r} has shape {tuple(found.shape)} of {found.dtype}, "
+                    f"the others ask for {shape} of real numbers"
+                )
     if unused:
         raise UsageError(f"it has a tensor {next(iter(unused))!r}, which the published agent has not")
     return {name: _joined([published[part] for part in parts]).float() for name, parts in names.items()}

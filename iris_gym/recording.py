@@ -17,6 +17,7 @@ from iris_gym.evaluation.pictures import labelled_strip, save_png
 from iris_gym.evaluation.video import Recording
 from iris_gym.imagination.dynamics import Dynamics
 from iris_gym.training.run_folder import RunFolder, check_writable
+from iris_gym.untrusted.files import usable_path
 
 Source = Literal["dream", "real", "side-by-side"]
 
@@ -121,7 +122,7 @@ def _folder(agent: IRISAgent | str | Path, out: str | Path | None) -> Path:
         return Path(out)
     if isinstance(agent, IRISAgent):
         return agent.run.media if agent.run else Path("media")
-    path = Path(agent)
+    path = usable_path("run", agent)
     return RunFolder(path).media if path.is_dir() else path.parent / "media"
 
 

@@ -13,8 +13,10 @@ from iris_gym.envs import frames_per_second
 from iris_gym.errors import UsageError
 from iris_gym.hub import is_shared, read_shared
 from iris_gym.imagination.dynamics import Dynamics
+from iris_gym.stored import check_stored
 from iris_gym.training.checkpoint import Snapshot, load_modules
 from iris_gym.training.run_folder import read_snapshot
+from iris_gym.untrusted.files import usable_path
 
 
 def make_dream(
@@ -72,6 +74,6 @@ def _read(checkpoint: str | Path) -> Snapshot:
             f"checkpoint is a {type(checkpoint).__name__}; give the path of a run folder or of a saved zip, "
             "since Gymnasium copies what it is given; agent.make_dream_env dreams with live networks"
         )
-    path = Path(checkpoint)
+    path = usable_path("checkpoint", checkpoint)
     is_hub_id = not path.exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", str(checkpoint)) and path.suffix != ".zip"
-    return read_shared(checkpoint) if is_shared(path) or is_hub_id else read_snapshot(path)
+    return read_shared(checkpoint) if is_shared(path) or is_hub_id else read_snapshot(path, check_stored)

@@ -44,6 +44,17 @@ class Segment:
             rows=None if self.rows is None else self.rows[:, steps],
         )
 
+    def take(self, batch: slice) -> "Segment":
+        """Some of the B rows of the batch."""
+        return Segment(
+            frames=self.frames[batch],
+            actions=self.actions[batch],
+            rewards=self.rewards[batch],
+            ends=self.ends[batch],
+            mask=self.mask[batch],
+            rows=None if self.rows is None else self.rows[batch],
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class DreamStep:
@@ -62,3 +73,7 @@ class Trajectory:
     actions: Tensor  # (B, H) int64
     rewards: Tensor  # (B, H) float32
     ends: Tensor  # (B, H) bool
+
+    def take(self, batch: slice) -> "Trajectory":
+        """Some of the B rows of the batch."""
+        return Trajectory(self.frames[batch], self.actions[batch], self.rewards[batch], self.ends[batch])

@@ -3,3 +3,7 @@
 import torch
 
 torch.set_num_threads(1)
+
+
+def pytest_addoption(parser):
+    parser.addoption("--fuzz-examples", type=int, help="inputs a target of tests/fuzz; the default takes seconds")

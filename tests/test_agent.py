@@ -370,6 +370,37 @@ def test_tensorboard_files_hold_the_metrics(tmp_path):
     assert [step for step, _ in scalars(folder, "world_model/token_accuracy")] == [40, 60]
     assert [step for step, _ in scalars(folder, "actor_critic/entropy")] == [60]
     assert scalars(folder, "rollout/ep_rew_mean")[-1] == (60, 28)
+    assert [step for step, _ in scalars(folder, "actor_critic/imagined_return")] == [60]  # beside the real one
+
+
+def test_curves_go_on_when_nothing_is_collected_any_more(tmp_path):
+    config = IRISConfig.tiny(atari_100k=False, max_env_steps=40)
+    agent = IRISAgent(Corridor(), config, seed=0, device="cpu", run_dir=tmp_path / "run")
+    agent.learn(1000)
+    agent.logger.close()
+    logs = tmp_path / "run" / "logs"
+    assert [step for step, _ in scalars(logs, "autoencoder/loss")] == [20, 40, 60, 80, 100]
+    rows = csv_rows(logs / "progress.csv")
+    assert [(row["time/epoch"], row["time/total_timesteps"]) for row in rows] == [
+        ("1", "20"), ("2", "40"), ("3", "40"), ("4", "40"), ("5", "40")
+    ]  # fmt: skip
+    for name in ("env_steps", "autoencoder_updates", "world_model_updates", "actor_critic_updates"):
+        assert all(rate > 0 for _, rate in scalars(logs, f"time/{name}_per_second"))
+    assert [step for step, _ in scalars(logs, "time/env_steps_per_second")] == [20, 40]
+    assert 0.05 < scalars(logs, "time/memory_gb")[0][1] < 100
+    assert not any("per_second" in name or "media" in name for name in rows[0])  # other machines, same file
+
+
+@pytest.mark.parametrize("where", ["tensorboard_log", "run_dir"])
+def test_tensorboard_shows_pictures_at_every_checkpoint(where, tmp_path):
+    agent = IRISAgent(Corridor(), IRISConfig.tiny(), seed=0, device="cpu", **{where: tmp_path / "logs"})
+    agent.learn(80)
+    agent.logger.close()
+    (folder,) = {path.parent for path in (tmp_path / "logs").rglob("events.out.tfevents.*")}
+    events = EventAccumulator(str(folder), size_guidance={"images": 0}).Reload()
+    for name in ("media/reconstructions", "media/dream", "media/dream_film"):
+        assert [image.step for image in events.Images(name)] == [40, 80]
+    assert all(image.encoded_image_string.startswith(b"GIF8") for image in events.Images("media/dream_film"))
 
 
 def test_a_logger_of_the_users_own_is_used(tmp_path):
@@ -512,7 +543,7 @@ def test_predict_leaves_the_global_random_stream_alone(pong):
     "state", [(np.zeros((1, 2, 32), np.float32),) * 2, (np.zeros((1, 1, 32), np.float32),), (np.zeros(32),) * 2]
 )
 def test_predict_refuses_a_state_of_another_shape(pong, state):
-    with pytest.raises(UsageError, match="state has shapes"):
+    with pytest.raises(UsageError, match="state is"):
         pong.predict(pictures(1, (64, 64, 3))[0], state)
 
 
@@ -673,7 +704,11 @@ def test_a_run_leaves_its_folder(run):
     assert sorted(path.name for path in run.iterdir()) == names
     assert IRISConfig.load(run / "config.json") == IRISConfig.tiny(env="MiniGrid-Empty-5x5-v0")
     assert all(path.name.isdigit() and len(path.name) == 10 for path in (run / "checkpoints").iterdir())
-    assert {path.name for path in (run / "media").iterdir()} >= {"dream_0000060.png", "reconstructions_0000060.png"}
+    assert {path.name for path in (run / "media").iterdir()} >= {
+        "dream_0000060.png",
+        "dream_0000060.gif",
+        "reconstructions_0000060.png",
+    }
     rows = csv_rows(run / "logs" / "progress.csv")
     assert [row["time/total_timesteps"] for row in rows] == ["20", "40", "60"]
     assert len(scalars(run / "logs", "autoencoder/reconstruction_loss")) == 3

@@ -1,10 +1,20 @@
+from contextlib import closing
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from iris_gym import IRISConfig, UsageError, build_models
-from iris_gym.assembly import Models, build_learners, build_trainer, choose_device
+from iris_gym import IRISAgent, IRISConfig, UsageError, accelerate, assembly, build_models
+from iris_gym.assembly import (
+    Models,
+    build_acting,
+    build_learners,
+    build_replay,
+    build_trainer,
+    choose_device,
+    training_dtype,
+)
 from iris_gym.config import preset
 from iris_gym.data.replay import Replay
 from iris_gym.imagination.policy import Policy
@@ -68,7 +78,7 @@ def test_auto_is_a_device_that_is_there():
     assert choose_device(CPU) == CPU
 
 
-@pytest.mark.parametrize("device", ["cuda:99", "gpu", "", "meta", "mps:4"])
+@pytest.mark.parametrize("device", ["hpu", "cuda:99", "gpu", "", "meta", "mps:4"])
 def test_a_device_that_is_not_there_is_refused(device):
     with pytest.raises(UsageError, match=f"device='{device}' is not there; this machine has cpu"):
         choose_device(device)
@@ -258,3 +268,104 @@ def test_all_components_learn_in_either_layout(layout):
         assert learner.update(segment(length), epoch=1)["loss"].isfinite()
         moved = [not torch.equal(one, other) for one, other in zip(before, learner.module.parameters(), strict=True)]
         assert all(moved[-4:])
+
+
+# Precision and the fast path
+
+AT_ONCE = dict(start_autoencoder_after=0, start_transformer_after=0, start_actor_critic_after=0, total_epochs=2)
+
+
+def trained(**changes) -> Models:
+    """Tiny models after two epochs in which every component learned."""
+    config = IRISConfig.tiny(**(AT_ONCE | changes))
+    torch.manual_seed(0)
+    models = build_models(config, 3, "cpu")
+    with filled_replay() as replay:
+        trainer = build_trainer(config, models, replay, RandomStreams(0, CPU))
+        trainer.env_steps = config.max_env_steps
+        events = list(trainer.run(config.max_env_steps))
+    assert sum(isinstance(event, UpdateDone) for event in events) == 14
+    return models
+
+
+def states(models: Models) -> dict[str, torch.Tensor]:
+    modules = models.by_name().items()
+    return {f"{name}.{key}": value for name, module in modules for key, value in module.state_dict().items()}
+
+
+def test_plain_and_fast_path_train_the_same_weights():
+    plain, fast = (states(trained(accelerate=accelerate, precision="float32")) for accelerate in (False, True))
+    assert plain.keys() == fast.keys()
+    assert all(torch.equal(plain[name], fast[name]) for name in plain)
+
+
+@pytest.mark.parametrize(
+    ("layout", "codebook"), [("frame_action", "gradient"), ("frame_action_reward_end", "ema")], ids=str
+)
+def test_training_in_bf16_keeps_float32_weights(layout, codebook):
+    changes = dict(sequence_layout=layout, codebook=codebook)
+    low, high = (states(trained(precision=precision, **changes)) for precision in ("bf16", "float32"))
+    for name, value in low.items():
+        assert value.dtype == high[name].dtype, name
+        assert value.isfinite().all(), name
+    assert any(not torch.equal(low[name], high[name]) for name in low)
+
+
+def test_auto_is_bf16_where_networks_are_wide_and_the_path_is_fast(monkeypatch):
+    monkeypatch.setattr(accelerate, "supports_bf16", lambda device: True)
+    assert training_dtype(IRISConfig(), CPU) == torch.bfloat16
+    assert training_dtype(IRISConfig.small(), CPU) == torch.float32
+    assert training_dtype(IRISConfig(accelerate=False), CPU) == torch.float32
+    assert training_dtype(IRISConfig(accelerate=False, precision="bf16"), CPU) == torch.bfloat16
+
+
+@torch.no_grad()
+def reconstruct(tokenizer) -> torch.Tensor:
+    return tokenizer.reconstruct(segment(1).frames[:, 0].float() / 255)
+
+
+def test_collecting_sees_what_the_autoencoder_has_learned_after_a_refresh():
+    config = IRISConfig.tiny(precision="bf16", autoencoder_learning_rate=0.01)
+    models = build_models(config, 3, "cpu")
+    policy, before = build_acting(config, models), reconstruct(models.tokenizer)
+    assert policy.tokenizer is not models.tokenizer
+    for _ in range(3):
+        learners(config, models)[0].update(segment(1), epoch=1)
+    expected = reconstruct(models.tokenizer.inference_copy(torch.bfloat16))
+    assert not torch.equal(reconstruct(models.tokenizer), before)
+    assert not torch.equal(reconstruct(policy.tokenizer), expected), "without a refresh it acts on what it was"
+    policy.refresh()
+    assert torch.equal(reconstruct(policy.tokenizer), expected)
+
+
+@pytest.mark.parametrize("on", [False, True])
+def test_the_config_turns_the_mirror_of_the_replay_off(on, monkeypatch):
+    asked = []
+    monkeypatch.setattr(assembly, "Replay", lambda *_, mirror, **__: asked.append(mirror))
+    build_replay(IRISConfig.tiny(accelerate=on), None)
+    assert asked == [None if on else False]
+
+
+def test_what_is_done_outside_of_training_is_float32_whatever_the_precision():
+    agent = IRISAgent("MinAtar/Breakout-v1", IRISConfig.tiny(precision="bf16"), seed=0, device="cpu").learn(60)
+    seen: dict[str, set[torch.dtype]] = {}
+
+    def watch(name: str):
+        return lambda _, __, output: seen.setdefault(name, set()).add(output.dtype)
+
+    for name, module in (
+        ("encoder", agent.models.tokenizer.encoder[0]),
+        ("decoder", agent.models.tokenizer.decoder[-1]),
+        ("world_model", agent.models.world_model.frame_head),
+    ):
+        module.register_forward_hook(watch(name))
+    agent.predict(np.zeros((64, 64, 3), np.uint8))
+    assert seen == {"encoder": {torch.float32}, "decoder": {torch.float32}}
+    seen.clear()
+    with closing(agent.make_dream_env(2)) as dream:
+        dream.reset(seed=0)
+        dream.step(np.zeros(2, np.int64))
+    assert seen == {name: {torch.float32} for name in ("encoder", "decoder", "world_model")}
+    seen.clear()
+    agent.evaluate(episodes=1, seed=0)
+    assert seen == {"encoder": {torch.float32}, "decoder": {torch.float32}}

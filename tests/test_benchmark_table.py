@@ -3,13 +3,21 @@ import io
 import pytest
 from rich.console import Console
 
-from iris_gym.benchmark_table import ratios, read_result, remarks, table, write_result
+from iris_gym.benchmark_table import (
+    check_table,
+    ratios,
+    read_result,
+    remarks,
+    scaling_markdown,
+    table,
+    write_result,
+)
 from iris_gym.errors import UsageError
 
 
 def entry(median_s: float, **changes) -> dict:
     entry = {"median_s": median_s, "min_s": 0.9 * median_s, "max_s": 1.2 * median_s, "batch": 8, "per_s": 1 / median_s}
-    return entry | {"unit": "updates", "peak_memory_bytes": 2_000_000_000} | changes
+    return entry | {"unit": "updates", "own_memory_bytes": 2_000_000_000} | changes
 
 
 def result(**phases: dict) -> dict:
@@ -19,10 +27,13 @@ def result(**phases: dict) -> dict:
         "machine": "a CPU",
         "phases": phases,
         "operations_per_imagined_step": 1234,
+        "operations_per_transformer_pass": 56,
+        "perceptual_distance": None,
         "full_run_hours": 1.5,
+        "full_run_hours_by_phase": {"collect": 1.5},
         "full_run_work": {"collect": 100_000},
         "full_run_formula": "env steps × collect",
-        "matrix_product_flops": 2e9,
+        "matrix_product_flops": {"float32": 2e9, "bf16": 4e9},
         "precision": "float32",
         "threads": 1,
         "allocator": "tuned",
@@ -51,20 +62,51 @@ def test_the_table_fits_a_terminal():
 
 
 def test_without_a_comparison_there_is_no_column_for_it():
-    text = shown(result(act=entry(0.012, peak_memory_bytes=None)))
+    text = shown(result(act=entry(0.012, own_memory_bytes=None)))
     assert "other" not in text
     assert "12.00 ms" in text
 
 
 def test_remarks_name_the_formula_and_what_differs():
-    this = result(dream=entry(1.0, ratio_to_bare=1.0512))
+    cached = entry(3.0, warm_median_s=2.0, cold_median_s=5.0, cold_frames=90, amortised_frames={"encode": 7.25})
+    this = result(dream=entry(1.0, ratio_to_bare=1.0512), world_model=cached)
     lines = "\n".join(remarks(this, this | {"threads": 2, "device": "cuda"}))
     assert "dream environment / bare dynamics loop: 1.051" in lines
-    assert "imagined step: 1,234" in lines
+    assert "imagined step: 1,234, per transformer pass: 56" in lines
+    assert "GFLOP/s: 2 in float32, 4 in bf16" in lines
+    assert "world_model: 2.00 s with all frames cached, 5.00 s with none of 90; the median has 7.2 to encode" in lines
     assert "a full run takes 1.50 hours: env steps × collect" in lines
-    assert "collect × 100,000" in lines
+    assert "collect × 100,000 1.50 h" in lines
+    assert "LPIPS" not in lines
     assert lines.endswith("the other result differs from this one in device, threads")
-    assert len(list(remarks(this | {"phases": {}, "operations_per_imagined_step": None, "full_run_hours": None}))) == 1
+
+
+def test_a_stand_in_for_lpips_is_named_where_it_was_timed():
+    this = result(autoencoder=entry(1.0)) | {"perceptual_distance": "LPIPS of random weights"}
+    assert "perceptual distance: LPIPS of random weights" in "\n".join(remarks(this))
+
+
+def test_a_check_is_a_table_by_phase():
+    check = {"epochs": 3, "stored_frames": 100_000, "ratio": 1.1}
+    check |= {"projected_s": {"collect": 4.0, "actor_critic": 18.0}, "real_s": {"collect": 5.0, "actor_critic": 15.0}}
+    console = Console(file=io.StringIO(), width=80)
+    console.print(check_table(check | {"ratios": {"collect": 0.8, "actor_critic": 1.2}}))
+    rows = [line.split() for line in console.file.getvalue().splitlines()]
+    assert ["collect", "4.00", "5.00", "0.800"] in rows
+    assert ["in", "all", "22.00", "20.00", "1.100"] in rows
+
+
+def test_scaling_is_markdown_with_exponents():
+    grown = {"median_s": [2e-5, 0.5], "exponent": 0.987, "memory_bytes": [5e6, 7e8], "memory_exponent": None}
+    flat = {"median_s": [1.0, 1.0], "exponent": 0.0, "memory_bytes": [None, None], "memory_exponent": None}
+    text = scaling_markdown({"scales": {"batch": {"sizes": [1, 1024], "measured": {"act": grown, "open": flat}}}})
+    assert text.splitlines() == [
+        "| batch | 1 | 1,024 | exponent |",
+        "| --- | --: | --: | --: |",
+        "| act | 20 µs | 500.00 ms | 0.99 |",
+        "| act, memory | 5 MB | 700 MB |  |",
+        "| open | 1.00 s | 1.00 s | 0.00 |",
+    ]
 
 
 def test_a_result_comes_back_from_its_file(tmp_path):

@@ -277,7 +277,7 @@ def test_a_resumed_run_keeps_its_seed(cli, here):
 def test_scores_that_cannot_be_written_are_not_played_for(cli, here, monkeypatch):
     IRISAgent(ENV, IRISConfig.tiny(), seed=0, device="cpu").save("agent.zip")
     monkeypatch.setattr("os.access", lambda path, mode: False)
-    monkeypatch.setattr(IRISAgent, "evaluate", None)
+    monkeypatch.setattr("iris_gym.commands.evaluate.evaluate", None)
     assert_refused(cli("evaluate", "--run", "agent.zip"), r"run='\.' cannot be written to")
 
 
@@ -504,6 +504,15 @@ def test_bench_measures_a_game_and_compares_itself_with_itself(here, cli):
     assert "the other result differs from this one in config" in out
 
 
+def test_bench_holds_its_projection_against_a_run(here, cli):
+    flags = ("--preset", "tiny", "--device", "cpu", "--repeats", 1, "--no-atari-100k", "--max-env-steps", 200)
+    status, out, _ = cli("bench", *flags, "--check-epochs", 1, "--json", "check.json")
+    assert status == 0
+    assert "1 epochs at 200 stored frames" in out
+    check = json.loads(Path("check.json").read_text())
+    assert check["real_s"].keys() == check["projected_s"].keys() == check["ratios"].keys()
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -512,6 +521,10 @@ def test_bench_measures_a_game_and_compares_itself_with_itself(here, cli):
         (("--batch", "0"), "batch=0"),
         (("--threads", "0"), "threads=0"),
         (("--compare", "none.json"), "compare='none.json' cannot be read"),
+        (("--scaling", "--check-epochs", "2"), "scaling=True and check_epochs=2 are two questions"),
+        (("--scaling", "--batch", "2"), "batch=2 has no meaning with scaling"),
+        (("--check-epochs", "2", "--only", "act"), "has no meaning with check_epochs"),
+        (("--check-epochs", "-1"), "check_epochs=-1 must lie between 1 and"),
         (("--vocab-size", "1"), "vocab_size=1"),
         (("--env", "ALE/Pongg-v5"), "did you mean ALE/Pong-v5"),
     ],

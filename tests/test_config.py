@@ -92,6 +92,22 @@ def test_presets_are_valid_and_by_their_names():
     assert preset("auto", "cuda") == IRISConfig()
 
 
+def test_hard_cases_change_any_preset():
+    """Freeway as published (Micheli et al. 2023, appendix); little memory with batches as large as before."""
+    assert preset("paper+freeway") == IRISConfig.paper(collect_temperature=0.01)
+    assert preset("auto+low-memory") == IRISConfig.small(accumulate_gradients=8, gradient_checkpointing=True)
+    assert preset("auto+freeway", "cuda") == IRISConfig(collect_temperature=0.01)
+    both = preset("tiny+freeway+low-memory")
+    both.validate()
+    assert (both.collect_temperature, both.accumulate_gradients) == (0.01, 8)
+
+
+@pytest.mark.parametrize("name", ["paper+", "paper+big", "freeway", "+freeway", "paper+paper"])
+def test_an_unknown_hard_case_is_refused_with_those_there_are(name: str):
+    with pytest.raises(UsageError, match=r"is unknown; choose .*, and after it .* of \+freeway, \+low-memory"):
+        preset(name)
+
+
 def test_an_unknown_preset_is_refused_with_those_there_are():
     with pytest.raises(UsageError, match="preset='big' is unknown; choose one of auto, default, paper, small, tiny"):
         preset("big")

@@ -1,5 +1,6 @@
 """Every example runs as a user would run it, made short by its own flags."""
 
+import json
 import os
 import subprocess
 import sys
@@ -53,6 +54,17 @@ def test_sb3_ppo_in_dream(trained, tmp_path):
     assert (tmp_path / "ppo_from_dream.zip").exists()
 
 
+def test_evaluate_ppo(tmp_path):
+    """Trained in one process, evaluated by its name in another."""
+    run("evaluate_ppo.py", "--total-timesteps", "128", "--env", "MinAtar/Breakout-v1", folder=tmp_path)
+    flags = "--env MinAtar/Breakout-v1 --episodes 2 --max-steps 50".split()
+    command = [sys.executable, "-m", "iris_gym", "evaluate", "--agent", "evaluate_ppo:act", *flags]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{EXAMPLES}:{os.environ.get('PYTHONPATH', '')}"}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "scores.json").read_text())["protocol"]["agent"] == "evaluate_ppo:act"
+
+
 def test_recurrent_ppo_in_dream(trained, tmp_path):
     flags = "--total-timesteps 256 --num-envs 4".split()
     answer = run("recurrent_ppo_in_dream.py", "--run", str(trained), *flags, folder=tmp_path)
@@ -79,3 +91,9 @@ def test_record_dream(trained, tmp_path):
         "dream_0.png",
         "random/rl-video-episode-0.mp4",
     }
+
+
+def test_bf16_agreement(tmp_path):
+    IRISAgent("MinAtar/Breakout-v1", IRISConfig.tiny(), device="cpu", run_dir=tmp_path / "run").learn(60)
+    answer = run("bf16_agreement.py", "--run", "run", "--rows", "8", folder=tmp_path)
+    assert [line.split()[0] for line in answer.splitlines()][:2] == ["encode", "next_token"]

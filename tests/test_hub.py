@@ -177,6 +177,42 @@ def test_an_agent_goes_to_the_hub_and_comes_back(remote):
     assert torch.equal(codebook, restored.models.tokenizer.quantizer.codebook)
 
 
+def test_only_the_files_of_an_agent_are_fetched(remote, monkeypatch):
+    """Whatever else lies in the repository, such as a pickle that other libraries would load."""
+    agent().push_to_hub("me/still")
+    for name in ("pytorch_model.bin", "policy.pth", "setup.py", "replay.pkl"):
+        (remote / "me/still" / name).write_bytes(b"code")
+    asked, fetch = [], hub.hf_hub_download
+
+    def listening(repo_id, file, **options):
+        asked.append((repo_id, file))
+        return fetch(repo_id, file, **options)
+
+    monkeypatch.setattr(hub, "hf_hub_download", listening)
+    IRISAgent.from_pretrained("me/still", device="cpu")
+    names = [file for repo_id, file in asked if repo_id == "me/still"]
+    assert len(names) == len(asked)
+    assert set(names) == {CONFIG_FILE, WEIGHTS_FILE, "start_frames.safetensors"}
+
+
+@pytest.mark.parametrize(("name", "most"), [(CONFIG_FILE, 4_000_000), (WEIGHTS_FILE, 16_999_409)])
+def test_a_file_larger_than_its_agent_is_not_fetched(remote, monkeypatch, name, most):
+    agent().push_to_hub("me/still")
+
+    class Metadata:
+        def __init__(self, url: str) -> None:
+            self.size = most + 1 if url.endswith(name) else 1
+
+    monkeypatch.setattr(hub, "get_hf_file_metadata", lambda url, **_: Metadata(url))
+    refused("me/still", rf"'{name}' of 'me/still' on the Hugging Face hub has {most + 1:,} bytes, {most:,} at most")
+
+
+@pytest.mark.parametrize("address", ["hf://a/b/../../c", "hf://../b/c", "hf://a/b/./c"])
+def test_an_address_that_leaves_its_repository_is_refused(address):
+    with pytest.raises(UsageError, match="names no file"):
+        download(address)
+
+
 def test_others_dream_in_a_shared_agent_by_its_id_or_folder(remote):
     original = agent()
     original.start_frames = torch.from_numpy(OBSERVATION.transpose(2, 0, 1)[None].copy())

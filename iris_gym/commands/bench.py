@@ -3,7 +3,7 @@
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 from rich.console import Console
@@ -11,9 +11,12 @@ from tqdm import tqdm
 
 from iris_gym.assembly import choose_device
 from iris_gym.benchmark import PHASES, PhaseName, benchmark
-from iris_gym.benchmark_table import read_result, remarks, table, write_result
+from iris_gym.benchmark.check import CHECKED, check_projection
+from iris_gym.benchmark.scaling import SCALES, scaling
+from iris_gym.benchmark_table import check_table, read_result, remarks, scaling_markdown, table, write_result
 from iris_gym.commands.common import Preset, say, set_threads
 from iris_gym.config import IRISConfig, preset_name
+from iris_gym.errors import UsageError
 
 
 @dataclass
@@ -43,13 +46,40 @@ class Bench:
     threads: int | None = None
     """CPU threads; None: as of train."""
 
+    scaling: bool = False
+    """Instead: how time and memory grow with batch, horizon, context and replay, as Markdown. Takes 1.3 GB of disk."""
+    check_epochs: int = 0
+    """Instead: project so many epochs, train them, and compare; the last that collect, with every component learning.
+    Takes 1.3 GB of disk."""
+
     def run(self, console: Console) -> int:
         other = read_result(self.compare) if self.compare else None
+        self._check_modes()
         set_threads(self.threads, self.hyperparameters)
-        with tqdm(total=len(self.only or PHASES), unit="phase", file=sys.stderr, disable=None) as bar:
+        if self.scaling:
+            result = self._scale(console)
+        elif self.check_epochs:
+            result = self._check_projection(console)
+        else:
+            result = self._measure(console, other)
+        if self.json:
+            write_result(self.json, result)
+            say(console, f"written to {self.json}")
+        return 0
+
+    def _check_modes(self) -> None:
+        if self.scaling and self.check_epochs:
+            raise UsageError(f"scaling=True and check_epochs={self.check_epochs} are two questions; ask one at a time")
+        for name in ("batch", "only", "compare"):
+            if getattr(self, name) and (self.scaling or self.check_epochs):
+                mode = "scaling" if self.scaling else "check_epochs"
+                raise UsageError(f"{name}={getattr(self, name)!r} has no meaning with {mode}; leave it out")
+
+    def _measure(self, console: Console, other: dict[str, Any] | None) -> dict[str, Any]:
+        with self._bar(len(self.only or PHASES), "phase") as bar:
             result = benchmark(
                 self.hyperparameters,
-                preset=preset_name(self.preset, choose_device(self.device).type),
+                preset=self._preset,
                 device=self.device,
                 only=self.only,
                 batch=self.batch,
@@ -59,7 +89,36 @@ class Bench:
         console.print(table(result, other))
         for remark in remarks(result, other):
             say(console, remark)
-        if self.json:
-            write_result(self.json, result)
-            say(console, f"written to {self.json}")
-        return 0
+        return result
+
+    def _scale(self, console: Console) -> dict[str, Any]:
+        with self._bar(sum(map(len, SCALES.values())), "size") as bar:
+            result = scaling(
+                self.hyperparameters,
+                preset=self._preset,
+                device=self.device,
+                repeats=self.repeats,
+                on_size=lambda _: bar.update(),
+            )
+        say(console, scaling_markdown(result))
+        return result
+
+    def _check_projection(self, console: Console) -> dict[str, Any]:
+        with self._bar(len(CHECKED) + self.check_epochs + 1, "part") as bar:
+            check = check_projection(
+                self.hyperparameters,
+                self.check_epochs,
+                device=self.device,
+                repeats=self.repeats,
+                on_part=lambda _: bar.update(),
+            )
+        console.print(check_table(check))
+        return check
+
+    @property
+    def _preset(self) -> str:
+        return preset_name(self.preset, choose_device(self.device).type)
+
+    @staticmethod
+    def _bar(total: int, unit: str) -> "tqdm[Any]":
+        return tqdm(total=total, unit=unit, file=sys.stderr, disable=None)

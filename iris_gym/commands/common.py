@@ -1,15 +1,19 @@
 """What several commands share."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated
 
 import torch
+import tyro
 from rich.console import Console
 
 from iris_gym.config import IRISConfig
 from iris_gym.errors import UsageError
+from iris_gym.untrusted.documents import shown
 
-Preset = Literal["auto", "default", "paper", "small", "tiny"]
+Preset = Annotated[str, tyro.conf.arg(metavar="{auto,default,paper,small,tiny}[+freeway][+low-memory]")]
+
+MOST_THREADS = 1_024
 
 SMALL_WIDTH = 128
 """Of a transformer whose operations are too short to be shared among threads."""
@@ -21,8 +25,8 @@ def set_threads(threads: int | None, config: IRISConfig) -> None:
     On an idle machine of two cores a second thread gains a small network a third at the most. Where another program
     runs beside, it costs a multiple; two runs of one thread each are faster than one run of two.
     """
-    if threads is not None and threads < 1:
-        raise UsageError(f"threads={threads} must be greater than 0, or left out")
+    if threads is not None and not 1 <= threads <= MOST_THREADS:
+        raise UsageError(f"threads={shown(threads)} must be greater than 0 and at most {MOST_THREADS}, or left out")
     if threads is None and config.transformer_embed_dim <= SMALL_WIDTH:
         threads = 1
     if threads is not None:

@@ -3,56 +3,163 @@
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
+import torch
 import tyro
 from rich.console import Console
 from tqdm import tqdm
 
 from iris_gym.agent import IRISAgent
-from iris_gym.commands.common import say, set_threads
+from iris_gym.commands.common import say
+from iris_gym.envs import frames_per_second
+from iris_gym.errors import UsageError
+from iris_gym.evaluation.evaluate import MAX_STEPS, evaluate, most_workers, usable_cores
+from iris_gym.evaluation.film import film
+from iris_gym.evaluation.players import FunctionPlayer
+from iris_gym.evaluation.rows import OpenEnv, Player, games
 from iris_gym.evaluation.scores import summary, write_scores
+from iris_gym.evaluation.video import check_video, write_video
 from iris_gym.training.run_folder import RunFolder, check_writable
+
+
+@dataclass(frozen=True, slots=True)
+class _Contest:
+    """Who plays what, and where that is written."""
+
+    player: Player
+    open_env: OpenEnv
+    env_id: str
+    protocol: dict[str, Any]
+    scores_file: Path
+    media: Path
 
 
 @dataclass
 class Evaluate:
     """Play whole games under the evaluation protocol and write scores.json beside the agent."""
 
-    run_: Annotated[Path, tyro.conf.arg(name="run")]
+    run_: Annotated[Path | None, tyro.conf.arg(name="run")] = None
     """A run folder or a saved zip."""
+    agent: str | None = None
+    """Instead of a run: a function module:function that gives actions, such as my_agent:model.predict of a
+    Stable-Baselines3 model. It is called with observations (N, 64, 64, 3) uint8 and, as far as it takes them, state,
+    episode_start and deterministic, and returns actions (N,), or actions and state."""
+    env: str | None = None
+    """Environment id. None: the run's."""
     episodes: int = 100
     """Whole games to play."""
     temperature: float | None = None
     """Divides the policy's logits; 0 is greedy. None: the agent's eval_temperature."""
+    deterministic: bool = False
+    """Take the likeliest action, as --temperature 0; a function is told so."""
+    preprocessing: Literal["iris", "ale"] | None = None
+    """iris: each raw frame resized before the maximum of two. ale: ALE's own, faster. None: the run's; or iris."""
     seed: int = 0
     """Of the first game; game i has seed + i."""
+    max_steps: int = MAX_STEPS
+    """Steps after which a game is cut."""
+    workers: Literal["auto"] | int = "auto"
+    """Processes to play in; auto: as many as there are cores and work for. They change no score."""
+    video: bool = False
+    """Write a video of the first game, too."""
+    out: Path | None = None
+    """The file of scores. None: scores.json in the run folder, NAME.scores.json beside NAME.zip, or scores.json
+    here."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N."""
 
     def run(self, console: Console) -> int:
-        agent = IRISAgent.load(self.run_, device=self.device)
-        path = RunFolder(self.run_).scores_file if self.run_.is_dir() else self.run_.with_suffix(".scores.json")
-        check_writable("run", path.parent)
-        config = agent.config
-        set_threads(None, config)
-        temperature = config.eval_temperature if self.temperature is None else self.temperature
-        with tqdm(total=self.episodes, unit="game", file=sys.stderr, disable=None) as bar:
-            scores = agent.evaluate(
-                self.episodes, temperature=temperature, seed=self.seed, on_episode=lambda _: bar.update()
-            )
-        protocol = {
-            "temperature": temperature,
-            "epsilon": 0.0,
-            "preprocessing": config.preprocessing,
-            "atari_100k": config.atari_100k,
-            "env_steps_trained": agent.trainer.env_steps,
-        }
-        result = summary(config.env, scores, protocol)
-        write_scores(path, result)
-        say(console, _score_line(result) + f"; written to {path}")
+        self._check()
+        torch.set_num_threads(1)  # as the workers have it, so that their number changes nothing
+        contest = self._function_contest() if self.run_ is None else self._run_contest(self.run_)
+        result = self._scores(contest)
+        write_scores(contest.scores_file, result)
+        say(console, _score_line(result) + f"; written to {contest.scores_file}")
+        if self.video:
+            say(console, f"video: {self._film(contest)}")
         return 0
+
+    def _check(self) -> None:
+        if (self.run_ is None) == (self.agent is None):
+            raise UsageError("give either --run, a run folder or a saved zip, or --agent, module:function")
+        if self.deterministic and self.temperature is not None:
+            raise UsageError(f"temperature={self.temperature} and deterministic=True contradict each other; give one")
+        if self.agent is not None and self.temperature is not None:
+            raise UsageError(f"temperature={self.temperature} is for runs; a function decides by itself")
+        if self.agent is not None and self.env is None:
+            raise UsageError("env=None is not known with --agent; give an environment id with --env")
+        if self.video:
+            check_video()
+
+    def _run_contest(self, run: Path) -> _Contest:
+        agent = IRISAgent.load(run, device=self.device)
+        file = self.out or (RunFolder(run).scores_file if run.is_dir() else run.with_suffix(".scores.json"))
+        check_writable("run" if self.out is None else "out", file.parent)
+        config = agent.config
+        temperature = 0.0 if self.deterministic else self.temperature
+        player = agent.evaluation_player(temperature)
+        preprocessing = self.preprocessing or config.preprocessing
+        return _Contest(
+            player,
+            agent.evaluation_games(self.env, preprocessing),
+            env_id=self.env or agent.env_id or config.env,
+            protocol={
+                "agent": "IRIS",
+                "temperature": player.temperature,
+                "deterministic": player.temperature == 0,
+                "epsilon": 0.0,
+                "preprocessing": preprocessing,
+                "atari_100k": config.atari_100k,
+                "env_steps_trained": agent.trainer.env_steps,
+                "max_steps": self.max_steps,
+            },
+            scores_file=file,
+            media=RunFolder(run).media if run.is_dir() else file.parent,
+        )
+
+    def _function_contest(self) -> _Contest:
+        assert self.agent is not None and self.env is not None
+        file = self.out or Path("scores.json")
+        check_writable("out", file.parent)
+        preprocessing = self.preprocessing or "iris"
+        return _Contest(
+            FunctionPlayer(self.agent, deterministic=self.deterministic),
+            games(self.env, preprocessing=preprocessing),
+            env_id=self.env,
+            protocol={
+                "agent": self.agent,
+                "deterministic": self.deterministic,
+                "preprocessing": preprocessing,
+                "atari_100k": True,
+                "max_steps": self.max_steps,
+            },
+            scores_file=file,
+            media=file.parent,
+        )
+
+    def _scores(self, contest: _Contest) -> dict[str, Any]:
+        workers = min(usable_cores(), most_workers(self.episodes)) if self.workers == "auto" else self.workers
+        with tqdm(total=self.episodes, unit="game", file=sys.stderr, disable=None) as bar:
+            scores = evaluate(
+                contest.player,
+                contest.open_env,
+                episodes=self.episodes,
+                seed=self.seed,
+                workers=max(workers, 1) if self.workers == "auto" else workers,
+                max_steps=self.max_steps,
+                on_episode=lambda _: bar.update(),
+            )
+        return summary(contest.env_id, scores, contest.protocol)
+
+    def _film(self, contest: _Contest) -> Path:
+        path = contest.media / f"evaluation_seed{self.seed}.mp4"
+        name = contest.env_id.removeprefix("ALE/")
+        options = dict(episodes=self.episodes, seed=self.seed, max_steps=self.max_steps)
+        images = film(contest.player, contest.open_env, name, **options)
+        write_video(path, images, frames_per_second(contest.env_id))
+        return path
 
 
 def _score_line(result: dict[str, Any]) -> str:

@@ -17,6 +17,7 @@ from iris_gym.errors import UsageError
 from iris_gym.progress import TrainingDisplay
 from iris_gym.training.run_folder import RunFolder
 from iris_gym.training.trainer import check_total_timesteps
+from iris_gym.training.wandb_output import WandbOutput, check_wandb
 
 
 @dataclass
@@ -28,7 +29,8 @@ class Train:
 
     hyperparameters: Annotated[IRISConfig, tyro.conf.arg(name="")]
     preset: Preset = "auto"
-    """Where the hyperparameters start from; auto is default on a GPU and small elsewhere."""
+    """Where the hyperparameters start from; auto is default on a GPU and small elsewhere. +freeway and +low-memory are
+    for those hard cases."""
     config: Path | None = None
     """A JSON or YAML file with any of the hyperparameters."""
     total_timesteps: int | None = None
@@ -41,6 +43,8 @@ class Train:
     """auto, cpu, cuda or cuda:N."""
     threads: int | None = None
     """CPU threads; None: one for small networks, torch's own choice for larger ones."""
+    wandb: bool = False
+    """Log to Weights & Biases, too. A resumed run goes on in the same one; WANDB_MODE=offline needs no account."""
     resume: bool = False
     """Go on with the run in --run-dir, to the end that it had had without a stop; where there is none yet, begin it."""
 
@@ -50,9 +54,13 @@ class Train:
         self._recall_settings()
         total = config.max_env_steps if self.total_timesteps is None else self.total_timesteps
         check_total_timesteps(total)
+        if self.wandb:
+            check_wandb()
         set_threads(self.threads, config)
         agent = self._agent(config)
         assert agent.run is not None
+        if self.wandb:
+            agent.log_outputs.append(WandbOutput(agent.run.path, agent.config.to_dict()))
         left = total - agent.num_timesteps
         if left <= 0 and not agent.trainer.epochs_left(agent.trainer.env_steps + left):
             say(console, f"{agent.run.path} has collected {agent.num_timesteps:,} steps already: nothing left to do")

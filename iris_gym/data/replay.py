@@ -14,8 +14,10 @@ import json
 import math
 import os
 import shutil
+import stat
 import sys
 import tempfile
+import warnings
 import weakref
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,12 +27,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from iris_gym.data.device_frames import DeviceFrames
 from iris_gym.data.episode import Episode
 from iris_gym.errors import UsageError
 from iris_gym.functional import on_device
 from iris_gym.types import FRAME_SHAPE, Segment
+from iris_gym.untrusted.documents import parse_json, read_document, shown
 
 FORMAT_VERSION = 1
+
+MAX_ROWS = 200_000_000
+"""Twice as many as the longest run that a config can ask for."""
 
 STEP = np.dtype([("action", "<i8"), ("reward", "<f4"), ("environment", "<i4"), ("terminated", "?"), ("truncated", "?")])
 ROW_BYTES = {"frames.bin": math.prod(FRAME_SHAPE), "steps.bin": STEP.itemsize}
@@ -50,6 +57,8 @@ class Replay:
         open_environments: whose last episodes were open at those rows, though `truncate_open` has closed them since.
         device: where sampled segments go.
         chunk_rows: how many rows the files grow by; the default is 25 MB.
+        mirror: keep a copy of the frames on the device and gather there, for as long as its memory has room; otherwise
+            each batch is gathered on the host and sent. None: on a GPU.
 
     Raises:
         UsageError: the folder holds a replay of another format version, or an incomplete one.
@@ -64,6 +73,7 @@ class Replay:
         open_environments: Sequence[int] = (),
         device: torch.device | str = "cpu",
         chunk_rows: int = 2048,
+        mirror: bool | None = None,
     ) -> None:
         self._remove: weakref.finalize | None = None
         self._folder = Path(tempfile.mkdtemp(prefix="iris_gym_replay_")) if folder is None else Path(folder)
@@ -71,6 +81,8 @@ class Replay:
         if folder is None:
             self._remove = weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
         self._device = torch.device(device)
+        mirrored = self._device.type == "cuda" if mirror is None else mirror
+        self._mirror = DeviceFrames(self._device) if mirrored else None
         self._chunk_rows = chunk_rows
         self._episodes: list[Episode] = []
         self._open: dict[int, Episode] = {}
@@ -181,6 +193,24 @@ class Replay:
         rows, masks = zip(*windows, strict=True)
         return self._gather(np.stack(rows), np.stack(masks))
 
+    def check_steps(self, num_actions: int, num_environments: int) -> None:
+        """Raise `UsageError` for the first row that these environments cannot have given: the files may be anybody's.
+
+        Of bools every byte but 0 and 1 is refused.
+        """
+        steps = self._steps[: self._rows]
+        bools = np.stack([steps["terminated"], steps["truncated"]]).view(np.uint8)
+        wrong = {
+            f"action is not in 0 to {num_actions - 1}": (steps["action"] < 0) | (steps["action"] >= num_actions),
+            f"environment is not in 0 to {num_environments - 1}": (steps["environment"] < 0)
+            | (steps["environment"] >= num_environments),
+            "reward is not finite": ~np.isfinite(steps["reward"]),
+            "terminated or truncated is neither 0 nor 1": (bools > 1).any(axis=0),
+        }
+        for words, rows in wrong.items():
+            if rows.any():
+                raise UsageError(f"replay {self._folder}: in row {int(rows.argmax())} the {words}")
+
     def flush(self) -> None:
         """Write to disk what is new, then count it. The count changes at once or not at all."""
         self._frames.flush()
@@ -194,6 +224,7 @@ class Replay:
         """
         for name in ("_frames", "_steps"):
             vars(self).pop(name, None)
+        self._mirror = None
         if self._remove is not None:
             self._remove()
 
@@ -236,21 +267,32 @@ class Replay:
 
     def _gather(self, rows: NDArray[np.int64], mask: NDArray[np.bool_]) -> Segment:
         """The transitions of `rows` (B, L), zero where `mask` (B, L) is False, on the device."""
-        # The frames are copied once, from the file into memory from which a GPU can fetch them by itself.
-        frames = torch.empty((*rows.shape, *FRAME_SHAPE), dtype=torch.uint8, pin_memory=self._device.type == "cuda")
-        # "clip" lets `take` write to `out` without a buffer of its own. The rows are in range.
-        np.take(self._frames, rows, axis=0, out=frames.numpy(), mode="clip")
-        frames.numpy()[~mask] = 0
         steps = self._steps[rows]
         steps[~mask] = np.zeros((), STEP)
         return Segment(
-            frames=frames.to(self._device, non_blocking=True),
+            frames=self._gather_frames(rows, mask),
             actions=on_device(steps["action"], self._device),
             rewards=on_device(steps["reward"], self._device),
             ends=on_device(steps["terminated"], self._device),
             mask=on_device(mask, self._device),
             rows=np.where(mask, rows, -1),
         )
+
+    def _gather_frames(self, rows: NDArray[np.int64], mask: NDArray[np.bool_]) -> torch.Tensor:
+        """(B, L, 3, 64, 64), from the mirror or from the file."""
+        if self._mirror is not None and not self._mirror.follow(self._frames, self._rows):
+            self._mirror = None
+            warnings.warn(
+                f"{self._device} has no room for the replay's frames; they are sent batch by batch", stacklevel=4
+            )
+        if self._mirror is not None:
+            return self._mirror.gather(rows, mask)
+        # The frames are copied once, from the file into memory from which a GPU can fetch them by itself.
+        frames = torch.empty((*rows.shape, *FRAME_SHAPE), dtype=torch.uint8, pin_memory=self._device.type == "cuda")
+        # "clip" lets `take` write to `out` without a buffer of its own. The rows are in range.
+        np.take(self._frames, rows, axis=0, out=frames.numpy(), mode="clip")
+        frames.numpy()[~mask] = 0
+        return frames.to(self._device, non_blocking=True)
 
 
 def _counted_rows(folder: Path, wanted: int | None) -> int:
@@ -261,22 +303,34 @@ def _counted_rows(folder: Path, wanted: int | None) -> int:
     if rows > counted:
         raise UsageError(f"replay {folder}: {counted} rows were saved, {rows} are asked for; copy it again whole")
     for name, row_bytes in ROW_BYTES.items():
-        size = (folder / name).stat().st_size if (folder / name).exists() else 0
+        size = _size(folder / name)
         if size < rows * row_bytes:
             raise UsageError(f"replay {folder}: {name} has {size} bytes, too few for {rows} rows; copy it again whole")
     return rows
 
 
+def _size(path: Path) -> int:
+    """Bytes of a file, 0 where there is none. It is written to later, so it must not be a link to somewhere else."""
+    if not os.path.lexists(path):
+        return 0
+    if not stat.S_ISREG(path.lstat().st_mode):
+        raise UsageError(f"replay {path.parent}: {path.name} is no regular file; copy it again whole")
+    return path.stat().st_size
+
+
 def _read_header(path: Path) -> int:
     try:
-        header = json.loads(path.read_text())
+        header = parse_json(read_document(path, f"replay {path.parent}: replay.json"))
         version = header["version"]
-        rows = int(header["rows"]) if version == FORMAT_VERSION else 0
+        rows = header["rows"] if version == FORMAT_VERSION else 0
+        if type(rows) is not int or not 0 <= rows <= MAX_ROWS:
+            raise ValueError(f"rows={shown(rows)}")
     except (ValueError, KeyError, TypeError) as error:
         raise UsageError(f"replay {path.parent}: replay.json is damaged; use another folder") from error
     if version != FORMAT_VERSION:
         raise UsageError(
-            f"replay {path.parent}: format version {version}; this release reads {FORMAT_VERSION}, use another folder"
+            f"replay {path.parent}: format version {shown(version)}; this release reads {FORMAT_VERSION}, "
+            "use another folder"
         )
     return rows
 

@@ -12,7 +12,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 from iris_gym.envs.atari import ACTION_REPEAT, AtariVecEnv, is_atari, make_atari
 from iris_gym.envs.minatar import MinAtarImages
 from iris_gym.envs.preprocessing import IMAGE_SHAPE, check_spaces, image_space, to_image
-from iris_gym.envs.registry import find_spec, make
+from iris_gym.envs.registry import find_spec, is_known, make
 from iris_gym.errors import UsageError
 
 PREPROCESSINGS = ("iris", "ale")
@@ -135,9 +135,10 @@ def _as_images(env: gym.Env, env_id: str) -> gym.Env:
 def frames_per_second(env_id: str | None) -> int:
     """The pace at which a game is shown to people, in steps of the agent a second; 15 where it is not known.
 
-    An Atari game has 60 raw frames a second, and an action lasts four of them.
+    An Atari game has 60 raw frames a second, and an action lasts four of them. A module that the id names is not
+    imported for this: the id may come from a stranger's file.
     """
-    if env_id is None or is_atari(env_id):
+    if env_id is None or is_atari(env_id) or not is_known(env_id):
         return 60 // ACTION_REPEAT
     try:
         creator = load_env_creator(str(find_spec(env_id).entry_point))

@@ -1,6 +1,7 @@
 """Finding and making registered environments, with errors that say what would do."""
 
 import difflib
+import sys
 from importlib import import_module
 from typing import Any
 
@@ -9,6 +10,7 @@ import gymnasium as gym
 from gymnasium.envs.registration import EnvSpec
 
 from iris_gym.errors import UsageError
+from iris_gym.untrusted.documents import shown
 
 # ALE prints a banner to stderr with its first game; its Gymnasium environment asks for errors only, but too late.
 ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)
@@ -32,8 +34,14 @@ def find_spec(env_id: str) -> EnvSpec:
     if name.startswith("MinAtar/"):
         _register_minatar(env_id)
     if name not in gym.registry:
-        raise UsageError(f"env: {env_id!r} is not a registered environment{_close_matches(name)}")
+        raise UsageError(f"env: {shown(env_id)} is not a registered environment{_close_matches(name)}")
     return gym.registry[name]
+
+
+def is_known(env_id: str) -> bool:
+    """Whether `find_spec` runs no code but that of packages which this one names, or which were imported already."""
+    module = env_id.rpartition(":")[0]
+    return not module or module in sys.modules
 
 
 def make(spec: EnvSpec, *, render_mode: str | None = None, **options: Any) -> gym.Env:
@@ -53,8 +61,10 @@ def make(spec: EnvSpec, *, render_mode: str | None = None, **options: Any) -> gy
 def _import(module: str, env_id: str, advice: str) -> Any:
     try:
         return import_module(module)
-    except (ImportError, TypeError) as error:  # TypeError: a relative name
-        raise UsageError(f"env: {env_id!r} cannot be used, for {error}; {advice}") from error
+    except Exception as error:  # of any kind, for a module's own code runs
+        raise UsageError(
+            f"env: {shown(env_id)} cannot be used, for {' '.join(str(error).split())[:300]}; {advice[:300]}"
+        ) from error
 
 
 def _register_minatar(env_id: str) -> None:

@@ -1,134 +1,107 @@
-"""Whole episodes in the real environment, as a policy plays them (Micheli et al. 2023, section 3.1 and appendix A)."""
+"""Whole episodes in the real environment, as somebody plays them (Micheli et al. 2023, section 3.1 and appendix A)."""
 
+import os
 from collections.abc import Callable
-from dataclasses import dataclass
 
-import numpy as np
-import torch
-from stable_baselines3.common.vec_env import VecEnv
-from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs
-
-from iris_gym.envs.preprocessing import to_frames
 from iris_gym.errors import UsageError
-from iris_gym.imagination.policy import Policy
-from iris_gym.types import RecurrentState
+from iris_gym.evaluation.rows import EpisodeScore, OpenEnv, Player, Rows, SeedQueue
+from iris_gym.evaluation.workers import play_in_processes
 
-Actor = Callable[[VecEnvObs, RecurrentState], tuple[np.ndarray, RecurrentState]]
-"""(observations (N, …) uint8, recurrent state) → (actions (N,) int64, next recurrent state)."""
+ROWS = 8
+"""Episodes that a process plays at once: more cost no less each on a CPU, and the worker's last ones are few."""
 
-
-@dataclass(frozen=True, slots=True)
-class EpisodeScore:
-    """What one whole episode came to."""
-
-    episode_return: float  # undiscounted sum of the rewards as the environment gave them
-    length: int  # agent steps
-    seed: int  # with which the environment was reset
-    truncated: bool  # whether it was cut off rather than terminated
+MAX_STEPS = 27_000
+"""Steps after which an episode is cut: what the 108,000 raw frames of an Atari game come to."""
 
 
 def evaluate(
-    policy: Policy,
-    env: VecEnv,
+    player: Player,
+    open_env: OpenEnv,
     *,
     episodes: int,
-    temperature: float,
     seed: int,
-    on_episode: Callable[[EpisodeScore], None] | None = None,
-    max_steps: int | None = None,
+    workers: int = 1,
+    max_steps: int = MAX_STEPS,
+    on_episode: Callable[[EpisodeScore], object] | None = None,
 ) -> list[EpisodeScore]:
-    """Play whole episodes without random actions, and count their raw rewards.
+    """Play whole episodes with the seeds `seed`, `seed + 1`, …, and count their raw rewards.
 
-    The N rows play in rounds. In round r row i plays exactly one episode, with the seed `seed + r · N + i`, however
-    long it takes: taking episodes as they end would favour the short ones. So the seeds are `seed`, `seed + 1`, …
-    for any N, and the same call gives the same scores to the last digit. Sampled actions do depend on N, for the rows
-    share one random generator. Torch's and NumPy's global random states are left alone.
+    Which episodes are counted is settled beforehand: taking those that end first would favour the short ones. The
+    same call gives the same scores to the last digit, and so does any number of workers (as long as torch has one
+    thread in this process, too): an episode's actions are drawn from a random stream of its own, and it is always
+    computed in the same row of a batch of the same size. Fewer than `ROWS` episodes make a smaller batch, whose
+    arithmetic may round differently. The global random states are left alone, unless the player uses them.
 
     Args:
-        env: the evaluation environment. It is reset at the start of every round and left in the middle of the last.
-        episodes: how many to play, 1 or more. Rows that the last round does not need are not waited for.
-        temperature: divides the policy's logits; 0 takes the likeliest action.
-        seed: of the first episode, and of the actions' own random generator; 0 or more.
-        on_episode: called with every counted episode as soon as it ends.
-        max_steps: after which an episode is cut. None: never, and every episode has to end some time.
+        player: who plays.
+        open_env: makes evaluation environments of one row each.
+        episodes: how many to play, 1 or more.
+        seed: of the first episode; 0 or more.
+        workers: processes to play in; 1 is this one. More of them start anew and import this program's main module,
+            which therefore has to guard what it does with `if __name__ == "__main__"`.
+        max_steps: after which an episode is cut and counts as truncated.
+        on_episode: called with every episode as soon as it ends.
 
     Returns:
         The scores in the order of their seeds.
 
     Raises:
-        UsageError: an argument is out of its range, or the observations are not images.
+        UsageError: an argument is out of its range, the player's actions are none, or a worker was killed.
     """
-    _check(episodes, temperature, seed)
-    act = _actor(policy, temperature, seed)
-    scores = []
-    for played in range(0, episodes, env.num_envs):
-        count = min(env.num_envs, episodes - played)
-        initial_state = policy.initial_state(env.num_envs)
-        scores += _play_round(
-            env, act, initial_state, count=count, seed=seed + played, on_episode=on_episode, max_steps=max_steps
-        )
-    return scores
+    _check(episodes, seed, workers, max_steps)
+    scores: list[EpisodeScore] = []
+
+    def keep(score: EpisodeScore) -> None:
+        scores.append(score)
+        if on_episode:
+            on_episode(score)
+
+    count = min(episodes, ROWS)
+    deal = SeedQueue(seed, episodes, count).deal
+    workers = min(workers, most_workers(episodes))
+    if workers > 1:
+        play_in_processes(player, open_env, count, workers=workers, max_steps=max_steps, deal=deal, on_episode=keep)
+    else:
+        rows = Rows(player, open_env, count, max_steps=max_steps)
+        try:
+            rows.play(deal, keep)
+        finally:
+            rows.close()
+    return sorted(scores, key=lambda score: score.seed)
 
 
-def _check(episodes: int, temperature: float, seed: int) -> None:
-    if episodes < 1:
-        raise UsageError(f"episodes: {episodes} is too few; give 1 or more")
-    check_play(temperature, seed)
+def most_workers(episodes: int) -> int:
+    """Processes that so many episodes can occupy."""
+    return -(-episodes // ROWS)
+
+
+def usable_cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def check_play(temperature: float, seed: int) -> None:
     """Raise `UsageError` where nobody can act at this temperature, or no environment takes this seed."""
+    check_temperature(temperature)
+    _check_seed(seed)
+
+
+def check_temperature(temperature: float) -> None:
+    """Raise `UsageError` where nobody can act at this temperature."""
     if not 0 <= temperature < float("inf"):
         raise UsageError(f"temperature: {temperature} is not usable; give 0 for the likeliest action, or more")
+
+
+def _check_seed(seed: int) -> None:
     if seed < 0:
         raise UsageError(f"seed: {seed} is negative; environments take 0 or more")
     if seed >= 2**32:
         raise UsageError(f"seed: {seed} is too great; give one below 2**32")
 
 
-def _actor(policy: Policy, temperature: float, seed: int) -> Actor:
-    """The policy from the environment's observations to its actions, with a random generator of its own."""
-    device = policy.initial_state(1)[0].device
-    generator = torch.Generator(device).manual_seed(seed)
-
-    def act(observations: VecEnvObs, state: RecurrentState) -> tuple[np.ndarray, RecurrentState]:
-        assert isinstance(observations, np.ndarray), "images, and no dictionaries of them"
-        frames = torch.from_numpy(to_frames(observations)).to(device)
-        actions, state = policy.act(frames, state, temperature=temperature, generator=generator)
-        return actions.cpu().numpy(), state
-
-    return act
-
-
-def _play_round(
-    env: VecEnv,
-    act: Actor,
-    state: RecurrentState,
-    *,
-    count: int,
-    seed: int,
-    on_episode: Callable[[EpisodeScore], None] | None,
-    max_steps: int | None,
-) -> list[EpisodeScore]:
-    """One episode, with `seed + i`, in each of the first `count` rows i.
-
-    All rows are stepped to the end of the round. What a row does after its episode, in one that the environment has
-    begun by itself, is not counted and touches no other row; its stale LSTM state is therefore of no consequence.
-    """
-    env.seed(seed)  # row i takes seed + i, at the reset
-    observations = env.reset()
-    returns = np.zeros(env.num_envs)
-    scores: dict[int, EpisodeScore] = {}
-    length = 0
-    while len(scores) < count:
-        actions, state = act(observations, state)
-        observations, rewards, dones, infos = env.step(actions)
-        returns += rewards
-        length += 1
-        cut = length == max_steps
-        for row in [row for row in range(count) if (dones[row] or cut) and row not in scores]:
-            truncated = not dones[row] or bool(infos[row].get("TimeLimit.truncated", False))
-            scores[row] = EpisodeScore(float(returns[row]), length, seed + row, truncated)
-            if on_episode:
-                on_episode(scores[row])
-    return [scores[row] for row in range(count)]
+def _check(episodes: int, seed: int, workers: int, max_steps: int) -> None:
+    for name, value in (("episodes", episodes), ("workers", workers), ("max_steps", max_steps)):
+        if value < 1:
+            raise UsageError(f"{name}: {value} is too few; give 1 or more")
+    _check_seed(seed)
+    _check_seed(seed + episodes - 1)

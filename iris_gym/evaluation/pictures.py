@@ -5,6 +5,7 @@ Images are NumPy arrays (height, width, 3) uint8. Frames and models lie on the s
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 
@@ -31,21 +32,70 @@ RECONSTRUCTED_FRAMES = 16
 """Frames in a run's picture of reconstructions."""
 
 
-def save_run_pictures(media: Path, env_steps: int, dynamics: Dynamics, replay: Replay) -> None:
-    """Write `reconstructions_<steps>.png` and `dream_<steps>.png` of stored frames; nothing from an empty replay.
+KEPT_PICTURES = 64
+"""Of each kind in a run's `media/`. At more, those nearest to others go, so that all of the run stays in sight."""
 
-    The frames and the dream are drawn from `env_steps`, so no random stream of the training is touched.
+STEP_DIGITS = 7
+"""Of the step in a picture's name."""
+
+FILM_SCALE = 4
+
+
+@dataclass(frozen=True, slots=True)
+class RunPictures:
+    """What a run's models make of stored frames."""
+
+    step: int  # of the run, in environment steps
+    reconstructions: np.ndarray  # (128, 64 · N, 3) uint8, real frames above
+    dream: np.ndarray  # the strip that `dream_strip` gives
+    film: np.ndarray  # (L, 64, 192, 3) uint8, the same: real, reconstruction and dream from left to right
+
+
+def run_pictures(step: int, dynamics: Dynamics, replay: Replay) -> RunPictures | None:
+    """Pictures of stored frames; None of an empty replay.
+
+    The frames and the dream are drawn from `step`, so no random stream of the training is touched.
     """
     if not len(replay):
-        return
-    draws = np.random.default_rng(env_steps)
+        return None
+    draws = np.random.default_rng(step)
     frames = replay.sample_segments(RECONSTRUCTED_FRAMES, 1, generator=draws, align="start").frames[:, 0]
-    save_png(media / f"reconstructions_{env_steps:07d}.png", reconstructions(dynamics.tokenizer, frames))
     segment = replay.sample_segments(1, dynamics.world_model.timesteps, generator=draws, align="end")
     real = segment.mask[0]
-    generator = torch.Generator(frames.device).manual_seed(env_steps)
-    strip = dream_strip(dynamics, segment.frames[0, real], segment.actions[0, real], generator=generator)
-    save_png(media / f"dream_{env_steps:07d}.png", strip)
+    generator = torch.Generator(frames.device).manual_seed(step)
+    rows = _dream_rows(dynamics, segment.frames[0, real], segment.actions[0, real], generator)
+    film = torch.cat(list(rows.values()), dim=3).permute(0, 2, 3, 1).cpu().numpy()
+    return RunPictures(step, reconstructions(dynamics.tokenizer, frames), labelled_strip(rows), film)
+
+
+def save_run_pictures(media: Path, pictures: RunPictures, fps: float) -> None:
+    """Write `reconstructions_<steps>.png`, `dream_<steps>.png` and the film `dream_<steps>.gif`."""
+    name = f"{pictures.step:0{STEP_DIGITS}d}"
+    save_png(media / f"reconstructions_{name}.png", pictures.reconstructions)
+    save_png(media / f"dream_{name}.png", pictures.dream)
+    write_atomically(media / f"dream_{name}.gif", gif(pictures.film, fps, scale=FILM_SCALE))
+    for pattern in ("reconstructions_*.png", "dream_*.png", "dream_*.gif"):
+        _thin(media, pattern)
+
+
+def _thin(folder: Path, pattern: str) -> None:
+    """Remove pictures above `KEPT_PICTURES`, those nearest to their neighbours; the first and the newest stay."""
+    numbered = {path.stem.rpartition("_")[2]: path for path in folder.glob(pattern)}
+    steps = sorted(int(number) for number in numbered if len(number) == STEP_DIGITS and number.isdigit())
+    while len(steps) > KEPT_PICTURES:
+        gaps = [after - before for before, after in zip(steps, steps[2:], strict=False)]
+        removed = steps.pop(1 + gaps.index(min(gaps)))
+        numbered[f"{removed:0{STEP_DIGITS}d}"].unlink(missing_ok=True)
+
+
+def gif(film: np.ndarray, fps: float, scale: int = 1) -> bytes:
+    """Images (T, H, W, 3) uint8 as an endless animation, every pixel a square of `scale` by `scale`."""
+    images = [Image.fromarray(image.repeat(scale, axis=0).repeat(scale, axis=1)) for image in film]
+    buffer = BytesIO()
+    images[0].save(
+        buffer, "GIF", save_all=True, append_images=images[1:], duration=round(1000 / fps), loop=0, optimize=False
+    )
+    return buffer.getvalue()
 
 
 def reconstructions(tokenizer: Tokenizer, frames: Tensor) -> np.ndarray:
@@ -69,12 +119,18 @@ def dream_strip(
     Returns:
         The image (`LABEL_HEIGHT` + 192, `LABEL_WIDTH` + 64 · L, 3).
     """
-    rows = {
+    return labelled_strip(_dream_rows(dynamics, segment_frames, actions, generator))
+
+
+def _dream_rows(
+    dynamics: Dynamics, segment_frames: Tensor, actions: Tensor, generator: torch.Generator | None
+) -> dict[str, Tensor]:
+    """The rows of `dream_strip` by name, each (L, 3, 64, 64) uint8."""
+    return {
         "real": segment_frames,
         "reconstruction": _reconstruct(dynamics.tokenizer, segment_frames),
         "dream": _dream(dynamics, segment_frames[:1], actions[:-1], generator),
     }
-    return labelled_strip(rows)
 
 
 def labelled_strip(rows: Mapping[str, Tensor]) -> np.ndarray:

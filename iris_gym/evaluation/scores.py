@@ -12,8 +12,10 @@ from statistics import fmean, stdev
 from typing import Any
 
 from iris_gym.envs import is_atari
+from iris_gym.errors import UsageError
 from iris_gym.evaluation.evaluate import EpisodeScore
 from iris_gym.evaluation.files import write_atomically
+from iris_gym.untrusted.documents import parse_json, read_document
 
 PACKAGES = ("iris_gym", "torch", "gymnasium", "ale-py", "stable-baselines3", "numpy")
 """What a score depends on."""
@@ -24,7 +26,7 @@ def human_normalized(env_id: str, mean: float) -> float | None:
 
     None where `env_id` is none of the 26 games of Atari 100k. MinAtar's games of the same names are others.
     """
-    table, game = reference_scores(), _game(env_id)
+    table, game = reference_scores(), atari_game(env_id)
     if game not in table["human"]:
         return None
     random, human = table["random"][game], table["human"][game]
@@ -62,7 +64,21 @@ def write_scores(path: str | os.PathLike[str], summary: dict[str, Any]) -> None:
     write_atomically(path, (json.dumps(summary, indent=2) + "\n").encode())
 
 
-def _game(env_id: str) -> str | None:
+def read_scores(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """What `write_scores` wrote. Raises `UsageError` for any other file."""
+    try:
+        scores = parse_json(read_document(os.fspath(path), repr(os.fspath(path))))
+        optional = [scores[name] for name in ("standard_error", "human_normalized") if scores[name] is not None]
+        if not isinstance(scores["episodes"], list) or not all(map(math.isfinite, [scores["mean"], *optional])):
+            raise ValueError("no list of episodes, or a score that is no number")
+    except UsageError:
+        raise
+    except (ValueError, LookupError, TypeError, OverflowError) as error:
+        raise UsageError(f"{os.fspath(path)!r} is not what iris-gym evaluate writes; evaluate again") from error
+    return scores
+
+
+def atari_game(env_id: str) -> str | None:
     """The Atari game of an id, "Pong" of `ALE/Pong-v5` and of the older `PongNoFrameskip-v4`; None of any other."""
     name = re.fullmatch(r"(?:ALE/)?(\w+?)(?:NoFrameskip|Deterministic)?-v\d+", env_id.rpartition(":")[2])
     return name[1] if name and is_atari(env_id) else None

@@ -118,7 +118,7 @@ def panels(episodes: Mapping[str, Recording], scale: int) -> Iterator[np.ndarray
         for name, episode, total in zip(episodes, columns, returns, strict=True):
             reward = float(episode.rewards[t - 1]) if t else 0.0
             end = bool(episode.ends[t - 1]) if t else False
-            pictures.append(_panel(name, episode.frames[t], reward, float(total[t]), end, scale))
+            pictures.append(panel(name, episode.frames[t], reward, float(total[t]), end, scale))
         yield np.concatenate(pictures, axis=1)
 
 
@@ -129,10 +129,9 @@ def write_video(path: Path, images: Iterable[np.ndarray], fps: float) -> None:
         UsageError: moviepy is not installed.
         OSError: the file cannot be written.
     """
-    try:
-        from moviepy.video.io.ffmpeg_writer import FFMPEG_VideoWriter
-    except ImportError as error:
-        raise UsageError('a video needs moviepy; run: pip install "iris-gym[video]"') from error
+    check_video()
+    from moviepy.video.io.ffmpeg_writer import FFMPEG_VideoWriter
+
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp.mp4")
     writer = None
@@ -155,7 +154,16 @@ def write_video(path: Path, images: Iterable[np.ndarray], fps: float) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def _panel(name: str, frame: Tensor, reward: float, total: float, end: bool, scale: int) -> np.ndarray:
+def check_video() -> None:
+    """Raise `UsageError` where no video can be written."""
+    try:
+        import moviepy.video.io.ffmpeg_writer  # noqa: F401, an optional package
+    except ImportError as error:
+        raise UsageError('a video needs moviepy; run: pip install "iris-gym[video]"') from error
+
+
+def panel(name: str, frame: Tensor, reward: float, total: float, end: bool, scale: int) -> np.ndarray:
+    """A frame (3, 64, 64) uint8 under its name, and below it the step's reward, the return so far and the end."""
     enlarged = frame.permute(1, 2, 0).numpy().repeat(scale, axis=0).repeat(scale, axis=1)
     height, width, _ = enlarged.shape
     band = BAND * scale

@@ -96,8 +96,13 @@ class Dynamics:
     @torch.no_grad()
     def start_from_tokens(self, tokens: Tensor) -> DreamState:
         """Begin one dream a row at frames given as tokens (B, K) int64."""
-        tokens, nothing = tokens[:, None], self._nothing_between(tokens)
-        return DreamState(tokens, nothing, self._read(tokens, nothing, room=True))
+        return self.start_from_history(tokens[:, None], self._nothing_between(tokens))
+
+    @torch.no_grad()
+    def start_from_history(self, frame_tokens: Tensor, between: Tensor) -> DreamState:
+        """Begin one dream a row at the last of n frames (B, n, K) that were seen with the tails (B, n - 1, T) between
+        them; n below the world model's timesteps."""
+        return DreamState(frame_tokens, between, self._read(frame_tokens, between, room=True))
 
     @torch.no_grad()
     def prepare(self, frames: Tensor) -> DreamState:

@@ -36,6 +36,17 @@ class NextStep:
     first_token: Tensor  # (B, V), logits of the first token of the next frame
 
 
+@dataclass(frozen=True, slots=True)
+class Shares:
+    """What part of a larger batch's targets a batch has, where it is learned from in parts."""
+
+    frame_tokens: float | Tensor = 1.0
+    outcomes: float | Tensor = 1.0  # rewards and ends
+
+
+WHOLE = Shares()
+
+
 class WorldModel(nn.Module):
     """GPT over timesteps of K frame tokens and a tail of T tokens, with heads for frame tokens, reward and end.
 
@@ -111,31 +122,49 @@ class WorldModel(nn.Module):
         )
 
     def loss(
-        self, frame_tokens: Tensor, actions: Tensor, rewards: Tensor, ends: Tensor, mask: Tensor
+        self,
+        frame_tokens: Tensor,
+        actions: Tensor,
+        rewards: Tensor,
+        ends: Tensor,
+        mask: Tensor,
+        *,
+        shares: Shares = WHOLE,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Sum of the three cross-entropies, each a mean over unpadded targets, and metrics.
 
         `frame_tokens` (B, L, K), the others (B, L) as in `Segment`. The first token of a segment is never a target.
+        With `shares` the terms of the batches that are parts of one add up to that one's.
         """
         reward_targets, end_targets = rewards.sign().long() + 1, ends.long()
         predictions = self(frame_tokens, self.tails(actions, reward_targets, end_targets))
         frame_logits = predictions.frame_tokens[:, :-1]
         frame_targets = frame_tokens.flatten(1)[:, 1:]
-        frame_mask = mask.repeat_interleave(self.tokens_per_frame, dim=1)[:, 1:]
-        frame_loss = masked_cross_entropy(frame_logits, frame_targets, frame_mask)
-        reward_loss = masked_cross_entropy(predictions.rewards, reward_targets, mask)
-        end_loss = masked_cross_entropy(predictions.ends, end_targets, mask)
+        frame_mask = self.frame_targets(mask)
+        frame_loss = shares.frame_tokens * masked_cross_entropy(frame_logits, frame_targets, frame_mask)
+        reward_loss = shares.outcomes * masked_cross_entropy(predictions.rewards, reward_targets, mask)
+        end_loss = shares.outcomes * masked_cross_entropy(predictions.ends, end_targets, mask)
         loss = frame_loss + reward_loss + end_loss
         metrics = {
             "loss": loss,
             "frame_loss": frame_loss,
             "reward_loss": reward_loss,
             "end_loss": end_loss,
-            "token_accuracy": masked_mean(frame_logits.argmax(-1) == frame_targets, frame_mask),
-            "reward_accuracy": masked_mean(predictions.rewards.argmax(-1) == reward_targets, mask),
-            "commonest_token_share": _commonest_share(frame_targets, frame_mask, self.frame_embedding.num_embeddings),
+            "token_accuracy": shares.frame_tokens * masked_mean(frame_logits.argmax(-1) == frame_targets, frame_mask),
+            "reward_accuracy": shares.outcomes * masked_mean(predictions.rewards.argmax(-1) == reward_targets, mask),
+            "commonest_token_share": self.commonest_token_share(frame_tokens, mask),
         }
         return loss, {name: value.detach() for name, value in metrics.items()}
+
+    def frame_targets(self, mask: Tensor) -> Tensor:
+        """Which frame tokens of a segment, but for its first, are targets: (B, L · K - 1) bool of `mask` (B, L)."""
+        return mask.repeat_interleave(self.tokens_per_frame, dim=1)[:, 1:]
+
+    def commonest_token_share(self, frame_tokens: Tensor, mask: Tensor) -> Tensor:
+        """The accuracy of always guessing the batch's commonest token, the floor that `token_accuracy` has to beat."""
+        targets, vocab_size = frame_tokens.flatten(1)[:, 1:], self.frame_embedding.num_embeddings
+        counts = count_tokens(targets, vocab_size, self.frame_targets(mask))
+        return counts.max() / counts.sum()
 
     def read_frames(self, frame_tokens: Tensor, between: Tensor, cache: KeyValueCache) -> None:
         """Read n frames and the n-1 tails between them, all but the very last token, into the cache.
@@ -196,9 +225,3 @@ def _initialise(module: nn.Module) -> None:
         nn.init.normal_(module.weight, std=0.02)
     if isinstance(module, nn.Linear):
         nn.init.zeros_(module.bias)
-
-
-def _commonest_share(targets: Tensor, mask: Tensor, vocab_size: int) -> Tensor:
-    """The accuracy of always guessing the batch's commonest token, the floor that `token_accuracy` has to beat."""
-    counts = count_tokens(targets, vocab_size, mask)
-    return counts.max() / counts.sum()

@@ -52,5 +52,40 @@ def load_lpips() -> nn.Module:
         ) from error
 
 
+VGG16_STAGES = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
+"""Channels of the 3×3 convolutions between two poolings (Simonyan and Zisserman 2015, configuration D)."""
+
+
+class UntrainedLPIPS(nn.Module):
+    """LPIPS with random weights: of no use as a distance, but as much work as the real one, to measure time with.
+
+    It needs neither the extra nor a connection. The same calls as of the network that `load_lpips` gives.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        inputs = (3, *(stage[-1] for stage in VGG16_STAGES))
+        self.stages = nn.ModuleList(
+            _vgg_stage(before, stage, pool=index > 0)
+            for index, (before, stage) in enumerate(zip(inputs, VGG16_STAGES, strict=False))
+        )
+        self.weightings = nn.ModuleList(nn.Conv2d(stage[-1], 1, 1, bias=False) for stage in VGG16_STAGES)
+
+    def forward(self, images: Tensor, targets: Tensor) -> Tensor:
+        distance = images.new_zeros(())
+        for stage, weighting in zip(self.stages, self.weightings, strict=True):
+            images, targets = stage(images), stage(targets)
+            difference = nn.functional.normalize(images) - nn.functional.normalize(targets)
+            distance = distance + weighting(difference.square()).mean((2, 3), keepdim=True)
+        return distance
+
+
+def _vgg_stage(inputs: int, outputs: tuple[int, ...], *, pool: bool) -> nn.Sequential:
+    layers: list[nn.Module] = [nn.MaxPool2d(2)] if pool else []
+    for before, after in zip((inputs, *outputs), outputs, strict=False):
+        layers += [nn.Conv2d(before, after, 3, padding=1), nn.ReLU()]
+    return nn.Sequential(*layers)
+
+
 def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())

@@ -1,5 +1,7 @@
 """Vector quantisation: codebooks that follow the encoder by moving averages, or by gradient."""
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -31,6 +33,14 @@ class Quantizer(nn.Module):
     def forward(self, outputs: Tensor) -> Quantization:
         """Quantize encoder outputs (M, D)."""
         raise NotImplementedError
+
+    @contextmanager
+    def batch_in_parts(self, outputs: Callable[[], Tensor]) -> Iterator[None]:
+        """Within it, the calls in training mode are parts of one batch, whose `outputs` (M, D) are computed on demand.
+
+        What is learned from the outputs besides gradients is learned from all of them together.
+        """
+        yield
 
     def nearest(self, outputs: Tensor) -> Tensor:
         """The tokens (M,) of the codes nearest to `outputs` (M, D) by squared distance.
@@ -88,14 +98,28 @@ class EMAQuantizer(Quantizer):
         self.register_buffer("sums", self.codebook.clone())
         self.register_buffer("idle_updates", torch.zeros(vocab_size, dtype=torch.int64))
         self.register_buffer("initialised", torch.tensor(False))
+        self._in_parts = False
+
+    @contextmanager
+    def batch_in_parts(self, outputs: Callable[[], Tensor]) -> Iterator[None]:
+        whole = outputs()
+        self._start_from(whole)
+        tokens = self.nearest(whole)
+        self._in_parts = True
+        try:
+            yield
+            self._follow(whole, tokens)
+        finally:
+            self._in_parts = False
 
     def forward(self, outputs: Tensor) -> Quantization:
         """Quantize encoder outputs (M, D), and learn from them in training mode."""
-        if self.training:
+        learns = self.training and not self._in_parts
+        if learns:
             self._start_from(outputs.detach())
         tokens = self.nearest(outputs)
         codes = self.embed(tokens)
-        if self.training:
+        if learns:
             self._follow(outputs.detach(), tokens)
         return Quantization(
             tokens,

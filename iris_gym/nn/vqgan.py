@@ -8,7 +8,7 @@ from collections import OrderedDict
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from iris_gym.nn.convnet import ResidualBlock
+from iris_gym.nn.convnet import GroupNorm, ResidualBlock
 
 GROUPS, EPS = 32, 1e-6
 """Of every normalisation."""
@@ -25,14 +25,16 @@ class SpatialAttention(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.norm = nn.GroupNorm(GROUPS, channels, EPS)
+        self.norm = GroupNorm(GROUPS, channels, EPS)
         self.query_key_value = nn.Conv2d(channels, 3 * channels, 1)
         self.projection = nn.Conv2d(channels, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        query, key, value = self.query_key_value(self.norm(x)).flatten(2).transpose(1, 2).chunk(3, dim=-1)
+        by_position = self.query_key_value(self.norm(x)).permute(0, 2, 3, 1)
+        # One head as an axis of its own: without it torch attends by its slow path.
+        query, key, value = by_position.flatten(1, 2)[:, None].chunk(3, dim=-1)
         attended = F.scaled_dot_product_attention(query, key, value)
-        return x + self.projection(attended.transpose(1, 2).reshape(x.shape))
+        return x + self.projection(attended.view(*by_position.shape[:3], -1).permute(0, 3, 1, 2))
 
 
 def vqgan_encoder(side: int, channels: int, downsamplings: int, output_channels: int, code_dim: int) -> nn.Sequential:
@@ -99,7 +101,7 @@ def _residual(channels: int) -> ResidualBlock:
 
 def _last_convolution(channels: int, out_channels: int) -> dict[str, nn.Module]:
     return {
-        "norm": nn.GroupNorm(GROUPS, channels, EPS),
+        "norm": GroupNorm(GROUPS, channels, EPS),
         "activation": nn.SiLU(),
         "last": nn.Conv2d(channels, out_channels, 3, padding=1),
     }

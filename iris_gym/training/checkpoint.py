@@ -7,7 +7,7 @@ import shutil
 import tempfile
 import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from iris_gym.errors import UsageError
+from iris_gym.untrusted.archive import ZipFiles
+from iris_gym.untrusted.documents import DOCUMENT_LIMIT, parse_json, shown
+from iris_gym.untrusted.files import Files, FolderFiles
+from iris_gym.untrusted.tensors import TensorSpec, check_finite, check_tensors, tensor_header
 
 FORMAT_VERSION = 1
 STATE_FILE = "state.json"
@@ -30,6 +34,9 @@ START_FRAMES_FILE = "start_frames.safetensors"
 FILES = (STATE_FILE, WEIGHTS_FILE, TRAINING_FILE, START_FRAMES_FILE)
 COMPLETE_FILE = "complete"
 REPLACED = "-replaced"
+
+Check = Callable[[dict[str, Any], Mapping[str, Mapping[str, TensorSpec]], str], None]
+"""(state, what each file declares, source) → nothing, or a `UsageError`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,24 +74,42 @@ class Snapshot:
         return json.dumps({"format_version": FORMAT_VERSION, **self.state}, indent=2).encode()
 
     @classmethod
-    def from_files(cls, files: Mapping[str, bytes], source: str) -> "Snapshot":
-        """Parse files by name; `source` is named in errors."""
+    def from_files(cls, files: Mapping[str, bytes], source: str, check: Check | None = None) -> "Snapshot":
+        """Parse files by name; `source` is named in errors.
+
+        The state and what the files say of their tensors are given to `check`, which refuses what does not fit, before
+        any of the tensors is read.
+        """
+        stored = files if isinstance(files, Files) else Files(files)
+        state = _read_state(stored, source)
+        names = [WEIGHTS_FILE, TRAINING_FILE, *([START_FRAMES_FILE] if START_FRAMES_FILE in stored else [])]
         try:
-            state = json.loads(files[STATE_FILE])
-            version = state.pop("format_version")
-        except (KeyError, ValueError, AttributeError, TypeError) as error:
-            raise UsageError(f"{source} is no saved agent: its {STATE_FILE} is missing or damaged") from error
-        if version != FORMAT_VERSION:
-            raise UsageError(
-                f"{source} has format_version={version!r}, this iris_gym reads {FORMAT_VERSION}: "
-                "open it with the iris_gym that wrote it, or train anew"
-            )
+            headers = {name: tensor_header(stored, name) for name in names}
+        except UsageError as error:
+            raise UsageError(f"{source} is damaged: {error}") from error
+        if check is not None:
+            check(state, headers, source)
         try:
-            weights, training = tensors_from_bytes(files[WEIGHTS_FILE]), tensors_from_bytes(files[TRAINING_FILE])
-            starts = tensors_from_bytes(files[START_FRAMES_FILE])["frames"] if START_FRAMES_FILE in files else None
-            return cls(state, weights, training, starts)
+            weights, training, *starts = (tensors_from_bytes(stored[name]) for name in names)
+            return cls(state, weights, training, starts[0]["frames"] if starts else None)
         except (KeyError, SafetensorError) as error:
             raise UsageError(f"{source} is damaged: {error}") from error
+
+
+def _read_state(files: Files, source: str) -> dict[str, Any]:
+    try:
+        if files.size(STATE_FILE) > DOCUMENT_LIMIT:
+            raise ValueError("too large")
+        state = parse_json(files[STATE_FILE])
+        version = state.pop("format_version")
+    except (KeyError, ValueError, AttributeError, TypeError) as error:
+        raise UsageError(f"{source} is no saved agent: its {STATE_FILE} is missing or damaged") from error
+    if version != FORMAT_VERSION:
+        raise UsageError(
+            f"{source} has format_version={shown(version)}, this iris_gym reads {FORMAT_VERSION}: "
+            "open it with the iris_gym that wrote it, or train anew"
+        )
+    return state
 
 
 def write_zip(snapshot: Snapshot, path: Path) -> None:
@@ -104,16 +129,11 @@ def write_zip(snapshot: Snapshot, path: Path) -> None:
         raise
 
 
-def read_zip(path: Path) -> Snapshot:
-    """Read what `write_zip` wrote; members are stored uncompressed and only the known names are read."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            members = [info for info in archive.infolist() if info.filename in FILES]
-            if any(info.compress_type != zipfile.ZIP_STORED for info in members):
-                raise UsageError(f"{str(path)!r} was not written by iris_gym: its members are compressed")
-            return Snapshot.from_files({info.filename: archive.read(info) for info in members}, repr(str(path)))
-    except (zipfile.BadZipFile, OSError) as error:
-        raise UsageError(f"{str(path)!r} is no saved agent: {error}") from error
+def read_zip(path: Path, check: Check | None = None) -> Snapshot:
+    """Read what `write_zip` wrote; members are stored uncompressed, and a zip with any others is refused."""
+    source = repr(str(path))
+    with ZipFiles(path, FILES, source) as files:
+        return Snapshot.from_files(files, source, check)
 
 
 def write_checkpoint(snapshot: Snapshot, root: Path, step: int, keep: int) -> Path:
@@ -157,7 +177,7 @@ def complete_checkpoints(root: Path) -> list[Path]:
     return sorted(folders, key=lambda folder: (folder.name.removesuffix(REPLACED), not folder.name.endswith(REPLACED)))
 
 
-def read_newest_checkpoint(root: Path) -> Snapshot | None:
+def read_newest_checkpoint(root: Path, check: Check | None = None) -> Snapshot | None:
     """The newest complete checkpoint below `root`, None where there is none.
 
     A damaged one is passed over with a warning. Raises `UsageError` where no complete one can be read.
@@ -165,7 +185,7 @@ def read_newest_checkpoint(root: Path) -> Snapshot | None:
     errors: list[Exception] = []
     for folder in reversed(complete_checkpoints(root)):
         try:
-            snapshot = _read_checkpoint(folder)
+            snapshot = _read_checkpoint(folder, check)
         except (UsageError, OSError) as error:
             errors.append(error)
             continue
@@ -177,10 +197,9 @@ def read_newest_checkpoint(root: Path) -> Snapshot | None:
     return None
 
 
-def _read_checkpoint(folder: Path) -> Snapshot:
+def _read_checkpoint(folder: Path, check: Check | None) -> Snapshot:
     _check_checksums(folder)
-    files = {name: (folder / name).read_bytes() for name in FILES if (folder / name).is_file()}
-    return Snapshot.from_files(files, repr(str(folder)))
+    return Snapshot.from_files(FolderFiles(folder, FILES), repr(str(folder)), check)
 
 
 def _checksums(folder: Path) -> dict[str, str]:
@@ -231,16 +250,11 @@ def _contiguous(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def load_modules(modules: Mapping[str, nn.Module], tensors: Mapping[str, Tensor], source: str) -> None:
-    """Load `module_tensors`; a missing, unexpected or wrongly shaped tensor is refused before anything is changed."""
-    expected = module_tensors(modules)
-    for name in sorted(expected.keys() | tensors.keys()):
-        if name not in tensors or name not in expected:
-            raise UsageError(f"{source} {'lacks' if name in expected else 'has an unexpected'} tensor {name!r}")
-        if tensors[name].shape != expected[name].shape:
-            raise UsageError(
-                f"{source}: tensor {name!r} has shape {tuple(tensors[name].shape)}, "
-                f"its config asks for {tuple(expected[name].shape)}"
-            )
+    """Load `module_tensors`; a tensor that is missing, unexpected, of another shape or dtype, or not finite is refused
+    before anything is changed."""
+    expected, found = module_tensors(modules), {name: TensorSpec.of(tensor) for name, tensor in tensors.items()}
+    check_tensors(found, {name: TensorSpec.of(tensor) for name, tensor in expected.items()}, source)
+    check_finite(tensors, source)
     with torch.no_grad():
         for name, value in expected.items():
             value.copy_(tensors[name])
@@ -257,6 +271,11 @@ def optimizer_tensors(optimizers: Mapping[str, Optimizer]) -> dict[str, Tensor]:
 
 
 def load_optimizers(optimizers: Mapping[str, Optimizer], tensors: Mapping[str, Tensor]) -> None:
+    """Load `optimizer_tensors`. Raises `UsageError` for moments that no training can have left."""
+    check_finite(tensors, "the optimizers' state")
+    for name, value in tensors.items():
+        if not name.endswith(".exp_avg") and bool((value < 0).any()):
+            raise UsageError(f"the optimizers' state: tensor {name!r} has negative numbers")
     for name, optimizer in optimizers.items():
         state: dict[int, dict[str, Tensor]] = {}
         for full_name, value in tensors.items():

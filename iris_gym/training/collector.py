@@ -117,6 +117,7 @@ class Collector:
 
     def begin(self) -> None:
         """Burn the LSTM in on the tail of each open episode, since the networks have changed meanwhile."""
+        self.policy.refresh()
         count, length = self.env.num_envs, self.burn_in_length
         self._state = self.policy.initial_state(count)
         tails = [self.replay.open_episode_frames(row, length) for row in range(count)] if length else []

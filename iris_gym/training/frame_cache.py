@@ -1,13 +1,14 @@
 """What the tokenizer makes of stored frames, computed once."""
 
 from collections.abc import Callable
-from itertools import chain
+from typing import cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from iris_gym.accelerate import FrozenCopy, version
 from iris_gym.functional import on_device, stored_frames, unit_frames
 from iris_gym.models.tokenizer import Tokenizer
 from iris_gym.types import Segment
@@ -23,11 +24,14 @@ class FrameCache:
 
     The world model and the actor-critic learn while the tokenizer is frozen, so each frame is encoded and decoded at
     most once between two of its updates, when it is first asked for. Reconstructions are kept as uint8, as the frames
-    themselves are. Segments that are not from a replay are computed anew each time.
+    themselves are. Segments that are not from a replay are computed anew each time. `frozen` is what to compute with
+    instead of the tokenizer itself, whose copy it holds.
     """
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        self.tokenizer = tokenizer
+    def __init__(self, tokenizer: Tokenizer, frozen: FrozenCopy | None = None) -> None:
+        self.original = tokenizer
+        self.frozen = frozen
+        self.tokenizer = cast(Tokenizer, frozen.copy) if frozen else tokenizer
         self._tokens, self._pictures = _Column(), _Column()
         self._version = -1
 
@@ -38,10 +42,8 @@ class FrameCache:
         def encode(places: Tensor) -> Tensor:
             return self.tokenizer.encode(unit_frames(segment.frames.flatten(0, 1)[places]))
 
-        if segment.rows is None:
-            return self.tokenizer.encode(unit_frames(segment.frames))
         self._forget_if_changed()
-        return self._tokens.look_up(segment.rows, encode, segment.frames.device)
+        return _values(self._tokens, segment, encode)
 
     @torch.no_grad()
     def reconstructions(self, segment: Segment) -> Tensor:
@@ -51,17 +53,17 @@ class FrameCache:
         def decode(places: Tensor) -> Tensor:
             return stored_frames(self.tokenizer.decode(tokens.flatten(0, 1)[places]))
 
-        if segment.rows is None:
-            return unit_frames(stored_frames(self.tokenizer.decode(tokens)))
-        return unit_frames(self._pictures.look_up(segment.rows, decode, segment.frames.device))
+        return unit_frames(_values(self._pictures, segment, decode))
 
     def _forget_if_changed(self) -> None:
-        """Torch counts how often a tensor was written to; whatever wrote to the tokenizer, its outputs are stale."""
-        version = sum(tensor._version for tensor in chain(self.tokenizer.parameters(), self.tokenizer.buffers()))
-        if version != self._version:
+        """Whatever wrote to the tokenizer, its outputs are stale."""
+        current = version(self.original)
+        if current != self._version:
             self._tokens.forget()
             self._pictures.forget()
-            self._version = version
+            self._version = current
+            if self.frozen:
+                self.frozen.refresh()
 
 
 class _Column:
@@ -104,6 +106,15 @@ class _Column:
             self._values = grown
         self._values[on_device(rows, values.device)] = values
         self._known[rows] = True
+
+
+def _values(column: _Column, segment: Segment, compute: Callable[[Tensor], Tensor]) -> Tensor:
+    """What `compute` makes of the places of a segment, out of the column where this knows them: (B, L, …)."""
+    device = segment.frames.device
+    if segment.rows is not None:
+        return column.look_up(segment.rows, compute, device)
+    places = np.arange(segment.mask.numel())
+    return _compute_in_equal_batches(compute, places, device).unflatten(0, segment.mask.shape)
 
 
 def _compute_in_equal_batches(

@@ -1,5 +1,6 @@
 """One component that learns: loss, backward, clip, step."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -7,9 +8,13 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from iris_gym.accelerate import PLAIN, Numerics
 from iris_gym.errors import RunError
 from iris_gym.training.losses import Loss
+from iris_gym.training.parts import LossParts
 from iris_gym.types import Segment
+
+LossAndMetrics = tuple[Tensor, dict[str, Tensor]]
 
 LAST_FACTOR = 0.05
 """Of the learning rate, in the last epoch of a component that slows before it stops."""
@@ -57,6 +62,7 @@ class LearnerPlan:
 class Learner:
     """A module, its optimizer and its loss. The module is in training mode during its own updates and no others.
 
+    With `loss_parts` a batch is gone through in parts, whose losses add up to `loss`.
     An update with a loss or gradient that is not finite is skipped: weights, buffers and moments stay as they are.
     After `max_bad_updates` of them in a row `update` raises `Diverged`; on a GPU up to `CHECK_INTERVAL` updates late,
     and there the optimizer has to be a fused one.
@@ -71,14 +77,18 @@ class Learner:
         plan: LearnerPlan,
         *,
         max_gradient_norm: float,
+        numerics: Numerics = PLAIN,
+        loss_parts: LossParts | None = None,
         max_bad_updates: int = 10,
     ) -> None:
         self.name = name
         self.module = module
         self.optimizer = optimizer
         self.loss = loss
+        self.loss_parts = loss_parts
         self.plan = plan
         self.max_gradient_norm = max_gradient_norm
+        self.numerics = numerics
         self.max_bad_updates = max_bad_updates
         self.bad_in_a_row: Tensor | int = 0
         self.learning_rates = [group["lr"] for group in optimizer.param_groups]
@@ -97,10 +107,9 @@ class Learner:
         self.module.train()
         try:
             self.optimizer.zero_grad(set_to_none=True)
-            loss, metrics = self.loss(segment)
-            loss.backward()
+            loss, metrics = self._backward(segment)
             norm = nn.utils.clip_grad_norm_(self.module.parameters(), self.max_gradient_norm)
-            good = torch.isfinite(loss.detach()) & torch.isfinite(norm)
+            good = torch.isfinite(loss) & torch.isfinite(norm)
             self._step_where(good, buffers)
         finally:
             self.module.eval()
@@ -109,6 +118,25 @@ class Learner:
         metrics = metrics | {"gradient_norm": norm.detach()}
         metrics = {name: torch.where(good, value, torch.zeros_like(value)) for name, value in metrics.items()}
         return metrics | {"skipped_updates": (~good).float()}
+
+    def _backward(self, segment: Segment) -> LossAndMetrics:
+        """Add up the gradient, in parts where these are given; returns the loss, detached, and its metrics."""
+        parts = self._whole(segment) if self.loss_parts is None else self.loss_parts(segment)
+        loss, total = segment.mask.new_zeros((), dtype=torch.float32), {}
+        with self.numerics.update():
+            while part := self._next(parts, segment):
+                part[0].backward()
+                loss = loss + part[0].detach()
+                total = {name: total[name] + value if total else value for name, value in part[1].items()}
+        return loss, total
+
+    def _whole(self, segment: Segment) -> Iterator[LossAndMetrics]:
+        yield self.loss(segment)
+
+    def _next(self, parts: Iterator[LossAndMetrics], segment: Segment) -> LossAndMetrics | None:
+        """The forward pass of the next part, in the dtype that the numerics say."""
+        with self.numerics.forward(segment.frames.device):
+            return next(parts, None)
 
     @torch.no_grad()
     def _step_where(self, good: Tensor, buffers: list[Tensor]) -> None:

@@ -12,7 +12,7 @@ from iris_gym.models.actor_critic import ActorCritic
 from iris_gym.models.tokenizer import Tokenizer
 from iris_gym.models.world_model import WorldModel
 from iris_gym.training.frame_cache import FrameCache
-from iris_gym.types import RecurrentState, Segment, Trajectory
+from iris_gym.types import DreamStep, RecurrentState, Segment, Trajectory
 
 Loss = Callable[[Segment], tuple[Tensor, dict[str, Tensor]]]
 """segment → (scalar to minimise, detached metrics)."""
@@ -37,24 +37,30 @@ def world_model_loss(cache: FrameCache, world_model: WorldModel) -> Loss:
     return loss
 
 
+Imagination = Callable[[Tensor, Tensor, Tensor, Tensor], Trajectory]
+"""Start frames as tokens (B, K) and pictures (B, 3, 64, 64), hidden and cell (B, lstm_dim) → what the actor does."""
+
+
 def actor_critic_loss(
     cache: FrameCache,
-    dynamics: Dynamics,
+    imagination: Imagination,
     actor_critic: ActorCritic,
     *,
-    horizon: int,
     discount: float,
     lambda_: float,
     entropy_weight: float,
-    generator: torch.Generator,
+    refresh: Callable[[], None] = lambda: None,
 ) -> Loss:
-    """Act in the dream that starts at the last frame of segments that pad left; the frames before burn in the LSTM."""
+    """Act in the dream that starts at the last frame of segments that pad left; the frames before burn in the LSTM.
+
+    `refresh` brings what `imagination` computes with up to date.
+    """
 
     def loss(segment: Segment) -> tuple[Tensor, dict[str, Tensor]]:
-        before, last = segment.steps(slice(None, -1)), segment.steps(slice(-1, None))
-        actor_state = actor_critic.burn_in(cache.reconstructions(before), before.mask)
-        start = dynamics.start_from_tokens(cache.tokens(last)[:, 0])
-        trajectory = imagine(dynamics, actor_critic, start, actor_state, horizon=horizon, generator=generator)
+        refresh()
+        pictures, tokens = cache.reconstructions(segment), cache.tokens(segment.steps(slice(-1, None)))[:, 0]
+        actor_state = actor_critic.burn_in(pictures[:, :-1], segment.mask[:, :-1])
+        trajectory = imagination(tokens, pictures[:, -1], *actor_state)
         return actor_critic.loss(
             trajectory, actor_state, discount=discount, lambda_=lambda_, entropy_weight=entropy_weight
         )
@@ -62,26 +68,18 @@ def actor_critic_loss(
     return loss
 
 
-def imagine(
-    dynamics: Dynamics,
-    actor_critic: ActorCritic,
-    start: DreamState,
-    actor_state: RecurrentState,
-    *,
-    horizon: int,
-    generator: torch.Generator,
-) -> Trajectory:
-    """Let the actor act in dreams that stand at `start`; see `rollout`."""
+def imagine(dynamics: Dynamics, actor_critic: ActorCritic, *, horizon: int, generator: torch.Generator) -> Imagination:
+    """Let the actor act in dreams; see `rollout`. What it returns asks nothing of the device."""
 
     def act(frame: Tensor, state: RecurrentState) -> tuple[Tensor, RecurrentState]:
         logits, state = actor_critic.act(frame, state)
         return sample_categorical(logits, generator=generator), state
 
-    return rollout(
-        lambda state, action: dynamics.step(state, action, generator=generator),
-        act,
-        start,
-        dynamics.decode(start),
-        actor_state,
-        horizon=horizon,
-    )
+    def step(state: DreamState, action: Tensor) -> tuple[DreamState, DreamStep]:
+        return dynamics.step(state, action, generator=generator)
+
+    def imagination(tokens: Tensor, frame: Tensor, hidden: Tensor, cell: Tensor) -> Trajectory:
+        start = dynamics.start_from_tokens(tokens)
+        return rollout(step, act, start, frame, (hidden, cell), horizon=horizon)
+
+    return imagination

@@ -1,6 +1,7 @@
 """The random streams of a run, apart from one another and from everybody else's."""
 
 import random
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -34,19 +35,30 @@ class RandomStreams:
         return states
 
     def load_state_dict(self, states: dict[str, Tensor]) -> None:
-        """Restore what `state_dict` gave; on a device of another kind its generators begin anew."""
+        """Restore what `state_dict` gave; on a device of another kind its generators begin anew.
+
+        Raises:
+            UsageError: one of them is no state of a generator.
+        """
         for name, generator in self._generators().items():
             if states[name].shape == generator.get_state().shape:
-                generator.set_state(states[name])
-        torch.set_rng_state(states["global"])
+                _restore(name, generator.set_state, states[name])
+        _restore("global", torch.set_rng_state, states["global"])
         if "global_numpy" in states:
-            _set_numpy_state(states["global_numpy"])
-            _set_python_state(states["global_python"])
+            _restore("global_numpy", _set_numpy_state, states["global_numpy"])
+            _restore("global_python", _set_python_state, states["global_python"])
         if torch.cuda.is_available() and "global_cuda" in states:
-            torch.cuda.set_rng_state(states["global_cuda"])
+            _restore("global_cuda", torch.cuda.set_rng_state, states["global_cuda"])
 
     def _generators(self) -> dict[str, torch.Generator]:
         return {"collecting": self.collecting, "imagining": self.imagining, "predicting": self.predicting}
+
+
+def _restore(name: str, set_state: Callable[[Tensor], object], state: Tensor) -> None:
+    try:
+        set_state(state)
+    except (RuntimeError, TypeError, ValueError, OverflowError) as error:
+        raise UsageError(f"the random state {name!r} is none of a generator: {error}") from error
 
 
 def _numpy_state() -> Tensor:

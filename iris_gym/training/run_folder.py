@@ -3,13 +3,15 @@
 import json
 import os
 import shutil
+import stat
 import weakref
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from iris_gym.errors import UsageError
-from iris_gym.training.checkpoint import Snapshot, read_newest_checkpoint, read_zip
+from iris_gym.training.checkpoint import Check, Snapshot, read_newest_checkpoint, read_zip
+from iris_gym.untrusted.files import usable_path
 
 try:
     import fcntl
@@ -26,6 +28,9 @@ class RunFolder:
     and, once evaluated, `scores.json`."""
 
     path: Path
+
+    def __post_init__(self) -> None:
+        usable_path("run_dir", self.path)
 
     @property
     def config_file(self) -> Path:
@@ -57,7 +62,7 @@ class RunFolder:
 
     @property
     def exists(self) -> bool:
-        return self.config_file.is_file()
+        return os.path.isfile(self.config_file)
 
     def check_free(self) -> None:
         """Raise `UsageError` unless a new run can be made here."""
@@ -71,6 +76,16 @@ class RunFolder:
         """Raise `UsageError` unless this is a run folder."""
         if not self.exists:
             raise UsageError(f"run={str(self.path)!r} is no run folder: it has no {self.config_file.name}")
+
+    def check_files(self) -> None:
+        """Raise `UsageError` where a file of the run is a link, a pipe or a device.
+
+        To go on with the run would write to where a link leads, and wait for a pipe.
+        """
+        for folder, _, names in os.walk(self.path):
+            for path in (os.path.join(folder, name) for name in names):
+                if not stat.S_ISREG(os.lstat(path).st_mode):
+                    raise UsageError(f"run={str(self.path)!r}: {path!r} is a link or no file; copy the run again whole")
 
     def create(self, config: dict[str, Any], **settings: Any) -> None:
         """Make the folder, with the config and what else the run is begun with. `config.json` comes last, from where on
@@ -154,22 +169,23 @@ if hasattr(os, "register_at_fork"):
 
 def check_writable(name: str, folder: Path) -> None:
     """Raise `UsageError`, which names the argument, where a folder neither takes files nor can be made."""
+    folder = usable_path(name, folder)
     nearest = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
     if not nearest.is_dir() or not os.access(nearest, os.W_OK):
         raise UsageError(f"{name}={str(folder)!r} cannot be written to: {str(nearest)!r} is no writable folder")
 
 
-def read_snapshot(path: str | Path) -> Snapshot:
+def read_snapshot(path: str | Path, check: Check | None = None) -> Snapshot:
     """What a saved file, or the newest checkpoint of a run folder, holds. Raises `UsageError` where there is none."""
-    path = Path(path)
+    path = usable_path("run", path)
     if path.is_dir():
         run = RunFolder(path)
         run.check_run()
-        snapshot = read_newest_checkpoint(run.checkpoints)
+        snapshot = read_newest_checkpoint(run.checkpoints, check)
         if snapshot is None:
             raise UsageError(f"run={str(path)!r} has no complete checkpoint yet")
         return snapshot
     file = path if path.exists() or path.suffix else path.with_name(path.name + ".zip")
     if not file.exists():
         raise UsageError(f"run={str(path)!r} does not exist; give a run folder or a saved zip")
-    return read_zip(file)
+    return read_zip(file, check)

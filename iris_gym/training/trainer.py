@@ -122,6 +122,14 @@ class Trainer:
         """Environment steps and updates done in all; grows with everything that changes a run."""
         return self.env_steps + sum(learner.updates for learner in self.learners)
 
+    @property
+    def idle_epochs(self) -> int:
+        """Epochs that ended after nothing was collected any more, if every epoch before was collected whole."""
+        if self.env_steps < self.max_env_steps:
+            return 0
+        collecting = -(-self.max_env_steps // self._whole_steps(self.env_steps_per_epoch))
+        return max(self.position.epoch - 1 - collecting, 0)
+
     def state_dict(self) -> dict[str, Any]:
         """Counters and position, ready for JSON. The tensors of the running epoch's `metrics` are kept apart."""
         return {

@@ -15,7 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from iris_gym.data.replay import Replay
+from iris_gym.data import device_frames
+from iris_gym.data.device_frames import DeviceFrames
+from iris_gym.data.replay import STEP, Replay
 from iris_gym.errors import UsageError
 from iris_gym.types import FRAME_SHAPE, Segment
 
@@ -394,6 +396,63 @@ class NaiveReplay:
         return batch
 
 
+# The mirror
+
+
+def both(folder: Path, **arguments) -> tuple[Replay, Replay]:
+    return tuple(Replay(folder / name, chunk_rows=4, mirror=name == "on", **arguments) for name in ("off", "on"))
+
+
+def assert_same_draws(plain: Replay, mirrored: Replay) -> None:
+    for align, length, seed in (("start", 3, 0), ("end", 5, 1), ("start", 1, 2), ("end", 30, 3)):
+        one, other = (sample(replay, 16, length, align, seed) for replay in (plain, mirrored))
+        for name in ("frames", "actions", "rewards", "ends", "mask"):
+            assert torch.equal(getattr(one, name), getattr(other, name)), name
+        np.testing.assert_array_equal(one.rows, other.rows)
+
+
+def test_segments_are_the_same_with_a_mirror(tmp_path: Path):
+    plain, mirrored = both(tmp_path)
+    for lengths in [(3, 7), (1,), (9, 2, 5)]:
+        for replay in (plain, mirrored):
+            fill(replay, *lengths)
+            replay.append(make_frame(len(replay)), 0, 0.0, False, False, environment=1)
+        assert_same_draws(plain, mirrored)
+    for replay in (plain, mirrored):
+        replay.truncate_open()
+        fill(replay, 2, environment=1)
+    assert_same_draws(plain, mirrored)
+    assert isinstance(mirrored._mirror, DeviceFrames) and plain._mirror is None
+
+
+def test_a_replay_reopened_with_fewer_rows_has_a_mirror_of_those(tmp_path: Path):
+    for replay in both(tmp_path):
+        fill(replay, 5, 6)
+        sample(replay, 4, 3, "start")
+        replay.flush()
+        replay.close()
+    plain, mirrored = both(tmp_path, rows=7)
+    for replay in (plain, mirrored):
+        for number in range(100, 104):  # over the rows that no longer count
+            replay.append(make_frame(number), 0, 0.0, False, False)
+    assert_same_draws(plain, mirrored)
+
+
+def test_a_mirror_is_kept_on_a_gpu_alone_unless_asked_for(replay: Replay):
+    assert replay._mirror is None
+
+
+def test_where_there_is_no_room_the_mirror_is_given_up_for_good(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    plain, mirrored = both(tmp_path)
+    for replay in (plain, mirrored):
+        fill(replay, 4)
+    monkeypatch.setattr(device_frames, "free_bytes", lambda device: 0)
+    with pytest.warns(UserWarning, match="cpu has no room for the replay's frames"):
+        sample(mirrored, 4, 3, "start")
+    assert mirrored._mirror is None
+    assert_same_draws(plain, mirrored)  # and no further warning, which would be an error
+
+
 environments = st.integers(0, 2)
 operations = st.one_of(
     st.tuples(st.just("append"), environments, st.sampled_from([(0, 0)] * 4 + [(1, 0), (0, 1), (1, 1)])),
@@ -453,3 +512,72 @@ def test_equals_lists(script: list, chunk_rows: int, length: int, align: Literal
             replay = apply(replay, naive, operation, environment, ends, number)
         check_same(replay, naive, length, align, seed)
         replay.close()
+
+
+# ------------------------------------------------------------------ folders of strangers
+
+
+def filled(folder: Path, rows: int = 6) -> Path:
+    with Replay(folder, chunk_rows=8) as replay:
+        for row in range(rows):
+            replay.append(np.zeros((3, 64, 64), np.uint8), row % 3, 1.0, False, row % 2 == 1)
+        replay.flush()
+    return folder
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"version": 1, "rows": -1}',
+        '{"version": 1, "rows": 1.5}',
+        '{"version": 1, "rows": true}',
+        '{"version": 1, "rows": "6"}',
+        '{"version": 1, "rows": 1e999}',
+        '{"version": 1, "rows": NaN}',
+        '{"version": 1, "rows": 1000000000000}',
+        '{"version": 1, "rows": ' + "9" * 5000 + "}",
+        "[" * 100_000,
+        "[]",
+    ],
+    ids=str,
+)
+def test_a_header_of_no_rows_is_refused(text, tmp_path):
+    (filled(tmp_path) / "replay.json").write_text(text)
+    with pytest.raises(UsageError, match=r"replay\.json is damaged"):
+        Replay(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "words"),
+    [
+        ("action", 3, "row 2 the action is not in 0 to 2"),
+        ("action", -1, "row 2 the action is not in 0 to 2"),
+        ("environment", 1, "row 2 the environment is not in 0 to 0"),
+        ("reward", np.nan, "row 2 the reward is not finite"),
+        ("reward", np.inf, "row 2 the reward is not finite"),
+        ("truncated", 2, "row 2 the terminated or truncated is neither 0 nor 1"),
+    ],
+)
+def test_a_row_that_no_environment_gave_is_named(field, value, words, tmp_path):
+    steps = np.fromfile(filled(tmp_path) / "steps.bin", STEP)
+    (steps[field].view(np.uint8) if field == "truncated" else steps[field])[2] = value
+    steps.tofile(tmp_path / "steps.bin")
+    with Replay(tmp_path) as replay, pytest.raises(UsageError, match=words):
+        replay.check_steps(3, 1)
+
+
+def test_the_rows_of_a_sound_replay_are_let_pass(tmp_path):
+    with Replay(filled(tmp_path)) as replay:
+        replay.check_steps(3, 1)
+
+
+@pytest.mark.parametrize("name", ["frames.bin", "steps.bin"])
+@pytest.mark.parametrize("kind", ["link", "pipe", "folder"])
+def test_a_file_that_is_something_else_is_not_written_through(name, kind, tmp_path):
+    path, elsewhere = filled(tmp_path / "replay") / name, tmp_path / "elsewhere"
+    path.rename(elsewhere)
+    {"link": lambda: path.symlink_to(elsewhere), "pipe": lambda: os.mkfifo(path), "folder": path.mkdir}[kind]()
+    before = elsewhere.read_bytes()
+    with pytest.raises(UsageError, match=f"{name} is no regular file"):
+        Replay(tmp_path / "replay")
+    assert elsewhere.read_bytes() == before

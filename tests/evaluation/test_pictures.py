@@ -1,6 +1,7 @@
 """Pictures: where every frame lies, and what is written."""
 
 import os
+from io import BytesIO
 from typing import cast
 
 import numpy as np
@@ -8,7 +9,19 @@ import pytest
 import torch
 from PIL import Image
 
-from iris_gym.evaluation.pictures import LABEL_HEIGHT, LABEL_WIDTH, dream_strip, reconstructions, save_png
+from iris_gym.data.replay import Replay
+from iris_gym.evaluation import pictures
+from iris_gym.evaluation.pictures import (
+    LABEL_HEIGHT,
+    LABEL_WIDTH,
+    RunPictures,
+    dream_strip,
+    gif,
+    reconstructions,
+    run_pictures,
+    save_png,
+    save_run_pictures,
+)
 from iris_gym.functional import stored_frames, unit_frames
 from iris_gym.imagination.dynamics import Dynamics
 from iris_gym.models.tokenizer import Tokenizer
@@ -123,3 +136,51 @@ def test_save_png(tmp_path, scale: int):
         assert (picture.format, picture.mode, picture.size) == ("PNG", "RGB", (7 * scale, 5 * scale))
         assert np.array_equal(np.array(picture), np.kron(image, np.ones((scale, scale, 1), np.uint8)))
     assert os.listdir(path.parent) == ["picture.png"]
+
+
+def test_a_film_shows_what_the_strip_shows():
+    with Replay(None) as replay:
+        for frame in random_frames(5).numpy():
+            replay.append(frame, 1, 0.0, terminated=False, truncated=False)
+        once = run_pictures(60, small_dynamics(), replay)
+        again = run_pictures(60, small_dynamics(), replay)
+    assert once is not None and again is not None
+    assert np.array_equal(once.film, again.film)
+    length = len(once.film)
+    assert once.film.shape == (length, 64, 192, 3)
+    for column in range(length):
+        for row in range(3):
+            shown = once.film[column, :, 64 * row : 64 * (row + 1)].transpose(2, 0, 1)
+            assert np.array_equal(shown, cell(once.dream, row, column))
+
+
+def test_nothing_is_shown_of_an_empty_replay():
+    with Replay(None) as replay:
+        assert run_pictures(0, small_dynamics(), replay) is None
+
+
+def test_a_gif_moves_at_the_pace_of_the_game():
+    film = np.stack([np.full((4, 6, 3), shade, np.uint8) for shade in (0, 120, 240)])
+    with Image.open(BytesIO(gif(film, fps=20, scale=2))) as animation:
+        assert (animation.n_frames, animation.size, animation.info["duration"]) == (3, (12, 8), 50)
+
+
+def test_pictures_of_a_long_run_are_bounded(tmp_path, monkeypatch):
+    monkeypatch.setattr(pictures, "KEPT_PICTURES", 6)
+    picture = np.zeros((4, 4, 3), np.uint8)
+    for step in range(20):
+        save_run_pictures(tmp_path, RunPictures(step, picture, picture, picture[None]), fps=15)
+    steps = sorted(int(path.stem.split("_")[1]) for path in tmp_path.glob("dream_*.gif"))
+    assert len(steps) <= 6 and steps[0] == 0 and steps[-1] == 19
+    assert max(np.diff(steps)) <= 8  # all of the run is in sight
+    assert len(list(tmp_path.iterdir())) <= 3 * 6
+
+
+def test_other_files_in_media_are_left_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr(pictures, "KEPT_PICTURES", 2)
+    (tmp_path / "dream_of_mine.png").touch()
+    (tmp_path / "dream_0.mp4").touch()  # a recording's
+    picture = np.zeros((4, 4, 3), np.uint8)
+    for step in range(4):
+        save_run_pictures(tmp_path, RunPictures(step, picture, picture, picture[None]), fps=15)
+    assert (tmp_path / "dream_of_mine.png").exists() and (tmp_path / "dream_0.mp4").exists()

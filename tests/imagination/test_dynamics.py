@@ -131,8 +131,7 @@ def test_an_overflow_forgets_all_but_what_it_keeps(overflow_context):
     model = dynamics(timesteps=4, overflow_context=overflow_context)
     _, full = dream(model, model.start_from_tokens(first_tokens(2)), some_actions(3, 2))
     garbled, actions = full.clone(), some_actions(5, 2, seed=1)
-    garbled.cache.keys.normal_()
-    garbled.cache.values.normal_()
+    garbled.cache.keys_values.normal_()
     assert_same_dream(dream(model, full, actions)[0], dream(model, garbled, actions)[0])
 
 
@@ -231,7 +230,7 @@ def test_dreams_have_no_gradient():
     model = dynamics()
     state, step = model.step(model.start_from_tokens(first_tokens(1)), torch.tensor([0]))
     assert not step.frame.requires_grad
-    assert not state.cache.keys.requires_grad
+    assert not state.cache.keys_values.requires_grad
 
 
 def test_a_seed_repeats_a_sampled_dream_and_the_global_generator_is_untouched():
@@ -268,7 +267,7 @@ def test_a_blank_dream_restarted_is_a_new_one_in_the_same_memory():
     model, frames, actions = dynamics(), torch.rand(2, 3, 64, 64), some_actions(6, 2)
     expected, used = dream(model, model.start(frames), actions)
     blank = model.blank(2, used.cache)
-    assert blank.cache.keys is used.cache.keys
+    assert blank.cache.keys_values is used.cache.keys_values
     state = model.restart(blank, torch.tensor([True, True]), model.prepare(frames), torch.tensor([0, 1]))
     assert_same_dream(dream(model, state, actions)[0], expected)
 

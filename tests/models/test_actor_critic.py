@@ -165,3 +165,38 @@ def test_gradients_flow_through_the_lstm_over_time():
     logits, _, _ = model(seen, model.initial_state(1))
     logits[:, -1].square().sum().backward()
     assert (seen.grad.flatten(2).abs().sum(-1) > 0).all()
+
+
+class StepByStep(ActorCritic):
+    """The same network that sees one frame after another."""
+
+    def forward(self, frames, state):
+        if frames.shape[1] == 1:
+            return super().forward(frames, state)
+        logits, values = [], []
+        for frame in frames.split(1, dim=1):
+            step_logits, step_values, state = super().forward(frame, state)
+            logits.append(step_logits)
+            values.append(step_values)
+        return torch.cat(logits, dim=1), torch.cat(values, dim=1), state
+
+
+def test_the_batched_pass_has_the_loss_and_gradients_of_the_step_by_step_one():
+    batched, stepwise = actor_critic(), StepByStep(3, lstm_dim=8)
+    stepwise.load_state_dict(batched.state_dict())
+    trajectory = Trajectory(
+        frames=frames(2, 6),
+        actions=torch.tensor([[0, 1, 2, 0, 1, 0], [2, 2, 1, 0, 0, 0]]),
+        rewards=torch.tensor([[1.0, 0.0, -1.0, 0.0, 0.0, 0.0], [0.0, 1.0, 0.0, 0.0, 1.0, 0.0]]),
+        ends=torch.tensor([[False] * 6, [False, False, True, False, False, False]]),
+    )
+    state = batched.burn_in(frames(2, 3, seed=1), torch.ones(2, 3, dtype=torch.bool))
+    losses = []
+    for model in (batched, stepwise):
+        loss, _ = model.loss(trajectory, state, discount=0.9, lambda_=0.9, entropy_weight=0.01)
+        loss.backward()
+        losses.append(loss.detach())
+    torch.testing.assert_close(losses[0], losses[1])
+    for one, other in zip(batched.parameters(), stepwise.parameters(), strict=True):
+        assert one.grad.any()
+        torch.testing.assert_close(one.grad, other.grad, rtol=1e-4, atol=1e-6)

@@ -191,7 +191,7 @@ def test_reading_last_token_and_action_in_one_pass_equals_two(read, batch, seed)
     assert nothing.shape == (batch, VOCAB)
     torch.testing.assert_close(answer.first_token, model.frame_head(hidden))
     torch.testing.assert_close(forced.logits, [model.reward_head(hidden), model.end_head(hidden)])
-    torch.testing.assert_close(merged.keys, apart.keys)
+    torch.testing.assert_close(merged.keys_values, apart.keys_values)
     assert torch.equal(merged.lengths, apart.lengths)
 
 

@@ -4,9 +4,10 @@ import sys
 import pytest
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from iris_gym.errors import UsageError
-from iris_gym.nn.perceptual import PerceptualDistance, load_lpips
+from iris_gym.nn.perceptual import PerceptualDistance, UntrainedLPIPS, load_lpips
 
 
 class StandIn(nn.Module):
@@ -97,3 +98,13 @@ def test_the_network_is_the_one_inside_the_metric(monkeypatch):
     network = StandIn()
     install(monkeypatch, network)
     assert load_lpips() is network
+
+
+def test_untrained_lpips_does_the_work_of_the_trained_one():
+    """A VGG16's convolutions are 15.3 G multiplications at 224×224 (He et al. 2015), for each of two images."""
+    network = PerceptualDistance(UntrainedLPIPS)
+    images = torch.zeros(1, 3, 224, 224)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        assert network(images, images).item() == 0
+    assert counter.get_total_flops() / 2 == pytest.approx(30.7e9, rel=0.01)
+    assert network(torch.zeros(2, 3, 64, 64), torch.ones(2, 3, 64, 64)).shape == ()

@@ -94,7 +94,7 @@ def test_a_clone_is_not_touched_by_what_its_original_reads():
 
 def test_an_empty_cache_has_room_for_every_position():
     cache = transformer(layers=3).empty_cache(5)
-    assert cache.keys.shape == cache.values.shape == (3, 5, 2, CAPACITY, DIM // 2)
+    assert cache.keys_values.shape == (3, 5, CAPACITY, 2, 2, DIM // 2)
     assert cache.capacity == CAPACITY
     assert cache.lengths.tolist() == [0] * 5
     assert cache.longest == 0

@@ -41,9 +41,13 @@ class CountingPolicy:
     def __init__(self) -> None:
         self.arguments: dict = {}
         self.seen: list[list[int]] = []
+        self.refreshed = 0
 
     def initial_state(self, batch):
         return torch.zeros(batch, 1), torch.zeros(batch, 1)
+
+    def refresh(self):
+        self.refreshed += 1
 
     def burn_in(self, frames, mask):
         self.burnt_in = frames[:, :, 0, 0, 0].tolist(), mask.tolist()

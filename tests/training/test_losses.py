@@ -9,7 +9,7 @@ from iris_gym.models.world_model import WorldModel
 from iris_gym.nn.convnet import strided_decoder, strided_encoder
 from iris_gym.nn.quantizer import EMAQuantizer
 from iris_gym.training.frame_cache import FrameCache
-from iris_gym.training.losses import actor_critic_loss, autoencoder_loss, world_model_loss
+from iris_gym.training.losses import actor_critic_loss, autoencoder_loss, imagine, world_model_loss
 from iris_gym.types import Segment
 
 K, HORIZON = 4, 4
@@ -39,14 +39,10 @@ def segment(length: int, batch: int = 2, seed: int = 0) -> Segment:
 
 def dream_loss(tokenizer, world_model, actor_critic, data: Segment, **changes):
     """The actor-critic's loss, always with the same random numbers."""
-    arguments = {"horizon": HORIZON, "discount": 0.9, "lambda_": 0.9, "entropy_weight": 0.01}
-    loss = actor_critic_loss(
-        FrameCache(tokenizer),
-        Dynamics(tokenizer, world_model),
-        actor_critic,
-        generator=torch.Generator().manual_seed(3),
-        **(arguments | changes),
-    )
+    arguments = {"discount": 0.9, "lambda_": 0.9, "entropy_weight": 0.01}
+    generator = torch.Generator().manual_seed(3)
+    imagination = imagine(Dynamics(tokenizer, world_model), actor_critic, horizon=HORIZON, generator=generator)
+    loss = actor_critic_loss(FrameCache(tokenizer), imagination, actor_critic, **(arguments | changes))
     return loss(data)
 
 
@@ -106,10 +102,9 @@ def test_the_dream_starts_at_the_reconstruction_of_the_last_frame_behind_the_bur
     dream_loss(tokenizer, world_model, actor_critic, data)
     ((trajectory, state),) = seen
     assert trajectory.frames.shape == (2, HORIZON, 3, 64, 64)
-    reconstructions = tokenizer.reconstruct(data.frames.float() / 255)
-    assert torch.equal(trajectory.frames[:, 0], reconstructions[:, -1])
-    kept = unit_frames(stored_frames(reconstructions[:, :-1]))
-    torch.testing.assert_close(state, actor_critic.burn_in(kept, data.mask[:, :-1]))
+    kept = unit_frames(stored_frames(tokenizer.reconstruct(data.frames.float() / 255)))
+    assert torch.equal(trajectory.frames[:, 0], kept[:, -1])
+    torch.testing.assert_close(state, actor_critic.burn_in(kept[:, :-1], data.mask[:, :-1]))
     assert not trajectory.frames.requires_grad
 
 

@@ -154,6 +154,12 @@ def test_after_the_last_env_step_training_goes_on_to_the_last_epoch():
     assert letters(running.run(1000)) == ""
 
 
+def test_idle_epochs_are_those_after_the_last_env_step():
+    running = trainer(FakeLearner("autoencoder"), max_env_steps=5, total_epochs=4)
+    ends = (event for event in running.run(1000) if isinstance(event, EpochEnded))
+    assert [running.idle_epochs for _ in ends] == [0, 0, 1, 2]
+
+
 def test_a_target_below_the_last_env_step_ends_without_the_epochs_after():
     running = trainer(FakeLearner("autoencoder"), max_env_steps=5, total_epochs=4)
     assert letters(running.run(4)) == "[sss]aa|[s]aa|"

@@ -1,56 +1,21 @@
 """No test here asks the clock how fast anything is: structure, counting and arithmetic only."""
 
-from contextlib import closing
-
 import pytest
 import torch
 
 from iris_gym import IRISConfig
-from iris_gym import benchmark as benchmark_module
-from iris_gym.benchmark import (
-    PHASES,
-    Bench,
-    Phase,
-    Timing,
-    benchmark,
-    count_operations,
-    distinct,
-    frames_computed,
-    full_run_hours,
-    measure,
-    timed,
-)
-from iris_gym.data.replay import Replay
-from iris_gym.envs import make_vec_env
+from iris_gym.benchmark import PHASES, benchmark
+from iris_gym.benchmark.phases import CacheUse, Phase
+from iris_gym.benchmark.run import Timing, measure
 from iris_gym.errors import UsageError
-from iris_gym.models.tokenizer import Tokenizer
-from iris_gym.training.learner import LearnerPlan
 
 CPU = torch.device("cpu")
-
-
-@pytest.fixture(autouse=True)
-def small_yardstick(monkeypatch):
-    monkeypatch.setattr(benchmark_module, "PEAK_SIZE", {"cpu": 16})
-
-
-class Clock:
-    def __init__(self, monkeypatch) -> None:
-        self.now = 100.0
-        monkeypatch.setattr(benchmark_module.time, "perf_counter", lambda: self.now)
-
-    def tick(self, seconds: float) -> None:
-        self.now += seconds
-
-
-@pytest.fixture
-def clock(monkeypatch) -> Clock:
-    return Clock(monkeypatch)
+PEAKS = {"float32": 2_000.0, "bf16": 4_000.0}
 
 
 def test_a_timing_becomes_an_entry():
     phase = Phase("collect", lambda: None, batch=2, unit="steps", units=2, runs=10)
-    entry = Timing([4.0, 1.0, 2.0], flops=1_000, peak_memory=7).entry(phase, peak_flops=2_000.0)
+    entry = Timing([4.0, 1.0, 2.0], flops=1_000, peak_memory=9, idle_memory=7).entry(phase, PEAKS)
     assert entry == {
         "median_s": 0.2,
         "min_s": 0.1,
@@ -58,7 +23,10 @@ def test_a_timing_becomes_an_entry():
         "batch": 2,
         "per_s": 10.0,
         "unit": "steps",
-        "peak_memory_bytes": 7,
+        "precision": "float32",
+        "peak_memory_bytes": 9,
+        "idle_memory_bytes": 7,
+        "own_memory_bytes": 2,
         "flops": 100,
         "share_of_peak": 0.25,  # 100 operations in 0.2 s of 2,000 a second
     }
@@ -66,7 +34,7 @@ def test_a_timing_becomes_an_entry():
 
 def test_the_dream_is_held_against_the_bare_loop_by_medians():
     phase = Phase("dream", lambda: None, batch=64, unit="steps", beside=lambda: None)
-    entry = Timing([3.0, 9.0, 2.0], beside=[2.0, 1.0, 50.0]).entry(phase, peak_flops=1.0)
+    entry = Timing([3.0, 9.0, 2.0], beside=[2.0, 1.0, 50.0]).entry(phase, PEAKS)
     assert entry["bare_median_s"] == 2.0
     assert entry["ratio_to_bare"] == 1.5
     assert "share_of_peak" not in entry
@@ -95,64 +63,30 @@ def test_the_arithmetic_of_a_phase_is_counted_once():
     assert len(timing.seconds) == 3
 
 
-def test_the_yardstick_is_the_fastest_product(clock, monkeypatch):
-    seconds = iter([3.0, 2.0, 4.0])
-    monkeypatch.setattr(benchmark_module, "PEAK_TRIES", 3)
-    monkeypatch.setattr(benchmark_module, "timed", lambda run, device: next(seconds))
-    assert benchmark_module.matrix_product_peak(CPU) == 2 * 16**3 / 2.0
-
-
-def test_timed_is_the_difference_of_two_looks_at_the_clock(clock):
-    assert timed(lambda: clock.tick(0.5), CPU) == 0.5
-
-
-def test_views_are_no_operations():
-    a = torch.ones(2, 3)
-    assert count_operations(lambda: a.view(3, 2).t()[0]) == 0
-    assert count_operations(lambda: (a.view(3, 2) + 1).exp()) == 2
-
-
-def test_a_full_run_is_counts_times_medians():
-    phases = {"collect": {"median_s": 0.36}, "autoencoder": {"median_s": 7.2}, "act": {"median_s": 99.0}}
-    assert full_run_hours({"collect": 10_000, "autoencoder": 500, "world_model": 0}, phases, {}) == pytest.approx(2.0)
-    assert full_run_hours({"collect": 10_000, "world_model": 1}, phases, {}) is None
-
-
-def test_frames_that_are_not_cached_cost_extra():
-    phases = {"world_model": {"median_s": 99.0, "warm_median_s": 3.6, "frame_s": 0.036}}
-    assert full_run_hours({"world_model": 1_000}, phases, {"world_model": 100_000.0}) == pytest.approx(2.0)
+def test_the_share_is_of_the_peak_in_the_phases_precision():
+    phase = Phase("act", lambda: None, batch=1, unit="actions", precision="bf16")
+    assert Timing([1.0], flops=1_000).entry(phase, PEAKS)["share_of_peak"] == 0.25
 
 
 def test_an_amortised_median_lies_between_warm_and_cold(clock):
-    """An update takes 1 s, a cold one 4 s for 30 frames; in a run 10 frames an update are new."""
-    cached = []
+    """An update takes 1 s, a cold one 4 s; on average it encodes 10 frames of 50 ms and reconstructs 2 of 100 ms."""
+    cached, counts = [], []
 
     def run() -> None:
         clock.tick(1.0 if cached else 4.0)
         cached.append(True)
 
-    phase = Phase("world_model", run, batch=2, unit="updates", forget=cached.clear, cold_frames=30, amortised_frames=10)
-    entry = measure(phase, 2, CPU).entry(phase, peak_flops=1.0)
-    names = ("median_s", "warm_median_s", "cold_median_s", "frame_s", "min_s", "max_s", "per_s")
-    assert [entry[name] for name in names] == pytest.approx([2.0, 1.0, 4.0, 0.1, 2.0, 2.0, 0.5])
+    def frame_seconds(kind: str, count: int) -> float:
+        counts.append((kind, count))
+        return {"encode": 0.05, "reconstruct": 0.1}[kind]
 
-
-def plan(start_after: int, stop_after: int | None = None, updates: int = 5) -> LearnerPlan:
-    return LearnerPlan(start_after, stop_after, updates, batch_size=10, segment_length=2, align="start")
-
-
-def test_few_draws_are_all_distinct_and_many_are_everything():
-    assert distinct(10, 10**9) == pytest.approx(10)
-    assert distinct(10**6, 100) == pytest.approx(100)
-    assert distinct(100, 100) == pytest.approx(100 * (1 - 0.36788), rel=1e-5)
-
-
-def test_a_tokenizer_that_learns_has_everything_computed_again():
-    """Epochs 2 and 3 draw 100 frames each; with a tokenizer that stopped after epoch 1 they are drawn together."""
-    stored = [100, 100, 100]
-    assert frames_computed(plan(1), plan(0), stored) == pytest.approx(2 * distinct(100, 100))
-    assert frames_computed(plan(1), plan(0, stop_after=1), stored) == pytest.approx(distinct(200, 100))
-    assert frames_computed(plan(1, updates=0), plan(0), stored) == 0
+    cache = CacheUse(cached.clear, 30, {"encode": 10.0, "reconstruct": 2.0}, frame_seconds)
+    phase = Phase("actor_critic", run, batch=2, unit="updates", cache=cache)
+    entry = measure(phase, 2, CPU).entry(phase, PEAKS)
+    names = ("median_s", "warm_median_s", "cold_median_s", "min_s", "max_s", "per_s")
+    assert [entry[name] for name in names] == pytest.approx([1.7, 1.0, 4.0, 1.7, 1.7, 1 / 1.7])
+    assert (entry["cold_frames"], entry["encode_frame_s"], entry["reconstruct_frame_s"]) == (30, 0.05, 0.1)
+    assert counts == [("encode", 10), ("encode", 11), ("encode", 12)] + [("reconstruct", n) for n in (2, 3, 4)]
 
 
 def test_the_work_of_a_full_run_is_the_schedules():
@@ -191,8 +125,9 @@ def test_every_phase_is_measured_with_its_own_batch():
     imagination = result["phases"]["imagination"]
     assert imagination["per_s"] == pytest.approx(2 * 3 / imagination["median_s"])  # of 4 steps the last asks nobody
     assert result["imagined_steps_per_s"] == imagination["per_s"]
-    hours = full_run_hours(result["full_run_work"], result["phases"], result["full_run_frames_computed"])
-    assert result["full_run_hours"] == hours
+    assert result["full_run_hours"] == pytest.approx(sum(result["full_run_hours_by_phase"].values()))
+    assert result["full_run_hours_by_phase"].keys() == result["full_run_work"].keys()
+    assert result["matrix_product_flops"].keys() == {"float32", "bf16"}
     for name in ("world_model", "actor_critic"):
         entry = result["phases"][name]
         assert entry["warm_median_s"] <= entry["median_s"]
@@ -230,19 +165,3 @@ def test_operations_are_those_of_one_more_step():
 def test_bad_arguments_are_refused(arguments, words):
     with pytest.raises(UsageError, match=words):
         benchmark(IRISConfig.tiny(), **({"device": "cpu"} | arguments))
-
-
-def test_only_a_changed_tokenizer_is_encoded_again(monkeypatch):
-    """The second update on the same segment is warm; the third, after forgetting, computes all of its frames."""
-    encoded = []
-    encode = Tokenizer.encode
-    monkeypatch.setattr(Tokenizer, "encode", lambda self, frames: encoded.append(len(frames)) or encode(self, frames))
-    config = IRISConfig.tiny()
-    with Replay(None) as replay, closing(make_vec_env(config.env, 1)) as env:
-        phase = Bench(config, env, replay, CPU).phase("world_model")
-        for forget in (False, False, True):
-            if forget and phase.forget:
-                phase.forget()
-            phase.run()
-    assert encoded == [phase.cold_frames] * 2
-    assert 4 < phase.cold_frames <= 8  # two segments of four frames

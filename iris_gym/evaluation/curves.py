@@ -1,0 +1,129 @@
+"""Learning curves, from the `progress.csv` of run folders."""
+
+import csv
+import fnmatch
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from iris_gym.errors import UsageError
+
+STEPS, EPOCH = "time/total_timesteps", "time/epoch"
+
+USUAL_METRICS = (
+    "rollout/ep_rew_mean",
+    "evaluation/mean_return",
+    "actor_critic/imagined_return",
+    "autoencoder/loss",
+    "world_model/loss",
+    "actor_critic/loss",
+    "autoencoder/reconstruction_loss",
+    "world_model/token_accuracy",
+    "world_model/reward_accuracy",
+    "codebook/perplexity",
+    "actor_critic/entropy",
+    "actor_critic/value",
+)
+"""Returns, losses and accuracies, as a picture shows them where nobody asks for others."""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """What a run wrote while it learned."""
+
+    source: Path
+    env: str
+    columns: Mapping[str, np.ndarray]  # by metric, (rows,) float64, NaN where nothing was recorded
+
+    def curve(self, metric: str, clock: str) -> tuple[np.ndarray, np.ndarray]:
+        """The metric over the column `clock`, (n,) each, where it was recorded; empty where it never was."""
+        times, values = self.columns[clock], self.columns.get(metric, np.empty(0))
+        if not len(values):
+            return np.empty(0), np.empty(0)
+        recorded = np.isfinite(times) & np.isfinite(values)
+        return times[recorded], values[recorded]
+
+
+@dataclass(frozen=True, slots=True)
+class MeanCurve:
+    """Several runs of one environment over the part that all of them have."""
+
+    times: np.ndarray  # (n,)
+    mean: np.ndarray  # (n,)
+    spread: np.ndarray  # (n,), the standard deviation over runs; zeros of one run
+
+
+def read_progress(run: Path) -> Progress:
+    """Read a run folder. Raises `UsageError` where there is no run, or nothing was logged yet."""
+    config, log = run / "config.json", run / "logs" / "progress.csv"
+    if not config.is_file():
+        raise UsageError(f"run={str(run)!r} is no run folder: it has no config.json")
+    try:
+        with open(log, newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        env = str(json.loads(config.read_text())["env"])
+    except OSError as error:
+        raise UsageError(f"run={str(run)!r} has no learning curve yet: {log.name} cannot be read") from error
+    except (ValueError, KeyError, TypeError, csv.Error) as error:
+        raise UsageError(f"run={str(run)!r} has a damaged {config.name} or {log.name}: {error}") from error
+    if not rows or not {STEPS, EPOCH} <= set(rows[0]):
+        raise UsageError(f"run={str(run)!r} has no learning curve yet: {log.name} has no row with {STEPS} and {EPOCH}")
+    names = [name for name in rows[0] if name]
+    return Progress(run, env, {name: np.array([_number(row.get(name)) for row in rows]) for name in names})
+
+
+def choose_metrics(runs: Sequence[Progress], patterns: Sequence[str] = ()) -> list[str]:
+    """The metrics that are to be shown: `USUAL_METRICS`, or all that fit a pattern such as `world_model/*`.
+
+    Raises:
+        UsageError: a pattern fits nothing that was recorded, or none of the usual ones was.
+    """
+    recorded = sorted({name for run in runs for name, values in run.columns.items() if np.isfinite(values).any()})
+    if not patterns:
+        chosen = [name for name in USUAL_METRICS if name in recorded]
+        if not chosen:
+            raise UsageError(f"metrics: none of the usual ones was recorded, but these were: {', '.join(recorded)}")
+        return chosen
+    chosen = []
+    for pattern in patterns:
+        fitting = fnmatch.filter(recorded, pattern)
+        if not fitting:
+            raise UsageError(f"metrics: {pattern!r} fits none of those that were recorded: {', '.join(recorded)}")
+        chosen += [name for name in fitting if name not in chosen]
+    return chosen
+
+
+def common_clock(runs: Sequence[Progress]) -> str:
+    """Environment steps; epochs where a run has learned on without collecting, and steps stand still."""
+    stands_still = any((np.diff(run.columns[STEPS]) <= 0).any() for run in runs)
+    return EPOCH if stands_still else STEPS
+
+
+def mean_curve(curves: Sequence[tuple[np.ndarray, np.ndarray]]) -> MeanCurve | None:
+    """Mean and spread of curves (times, values), each interpolated at all times that lie within every curve."""
+    curves = [(times, values) for times, values in curves if len(times)]
+    if not curves:
+        return None
+    first, last = max(times[0] for times, _ in curves), min(times[-1] for times, _ in curves)
+    times = np.unique(np.concatenate([times for times, _ in curves]))
+    times = times[(times >= first) & (times <= last)]
+    values = np.stack([np.interp(times, *curve) for curve in curves])
+    return MeanCurve(times, values.mean(axis=0), values.std(axis=0))
+
+
+def by_env(runs: Sequence[Progress]) -> dict[str, list[Progress]]:
+    """Runs of the same environment are seeds of one curve."""
+    grouped: dict[str, list[Progress]] = {}
+    for run in runs:
+        grouped.setdefault(run.env, []).append(run)
+    return grouped
+
+
+def _number(text: str | None) -> float:
+    try:
+        return float(text) if text else float("nan")
+    except ValueError:
+        return float("nan")

@@ -1,0 +1,170 @@
+"""Figures of scores and learning curves, with matplotlib (the extra `plot`)."""
+
+import io
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from iris_gym.errors import UsageError
+from iris_gym.evaluation.atari_100k import AgentScores, aggregates, intervals, profile, resamples
+from iris_gym.evaluation.curves import EPOCH, Progress, by_env, common_clock, mean_curve
+from iris_gym.evaluation.files import write_atomically
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+AGGREGATES = {"mean": "mean", "median": "median", "iqm": "IQM", "optimality_gap": "optimality gap (less is better)"}
+THRESHOLDS = np.linspace(0, 5, 201)
+"""Human-normalised scores at which a performance profile is drawn."""
+
+FORMATS = (".png", ".pdf", ".svg")
+
+
+def check_figures() -> None:
+    """Raise `UsageError` where no figure can be drawn."""
+    try:
+        import matplotlib  # noqa: F401, an optional package
+    except ImportError as error:
+        raise UsageError('figures need matplotlib; run: pip install "iris-gym[plot]"') from error
+
+
+def save_figure(path: Path, figure: "Figure") -> None:
+    """Write a figure in the format of the name's ending, whole or not at all.
+
+    Raises:
+        UsageError: the ending is none of `FORMATS`.
+    """
+    if path.suffix not in FORMATS:
+        raise UsageError(f"out={str(path)!r} must end in one of {', '.join(FORMATS)}")
+    content = io.BytesIO()
+    figure.savefig(content, format=path.suffix[1:], dpi=150)
+    write_atomically(path, content.getvalue())
+
+
+def aggregate_figure(agents: Sequence[AgentScores]) -> "Figure":
+    """Mean, median, IQM and optimality gap of each agent with their intervals, where there are any."""
+    figure, panels = _panels(len(AGGREGATES), columns=4, width=3.2, height=0.9 + 0.4 * len(agents))
+    colours = _colours(len(agents))
+    found = [(aggregates(agent), intervals(agent)) for agent in agents]
+    for axes, (statistic, title) in zip(panels, AGGREGATES.items(), strict=True):
+        for place, ((values, bounds), colour) in enumerate(zip(found, colours, strict=True)):
+            if bounds is not None:
+                low, high = bounds[statistic]
+                axes.barh(place, high - low, left=low, height=0.6, color=colour, alpha=0.6)
+            axes.plot([values[statistic]] * 2, [place - 0.3, place + 0.3], color="black", linewidth=1.5)
+        axes.set(yticks=range(len(agents)), yticklabels=[agent.name for agent in agents])
+        axes.set_title(title, fontsize="medium")
+        axes.use_sticky_edges = False  # else a bar's left end is the panel's
+        axes.autoscale_view()
+        axes.invert_yaxis()
+        axes.grid(axis="x", alpha=0.3)
+    figure.supxlabel("human-normalised score, 95% bootstrap intervals over runs", fontsize="small")
+    return figure
+
+
+def games_figure(agents: Sequence[AgentScores]) -> "Figure":
+    """Each game's mean over runs, a bar an agent; the scale is linear up to a human's score and logarithmic above."""
+    scores = [{game: float(runs.mean()) for game, runs in agent.normalized().items()} for agent in agents]
+    games = sorted(scores[0], key=lambda game: scores[0][game])
+    figure, (axes,) = _panels(1, columns=1, width=9, height=1.5 + 0.08 * len(games) * (len(agents) + 1))
+    height = 0.85 / len(agents)
+    for index, (agent, means, colour) in enumerate(zip(agents, scores, _colours(len(agents)), strict=True)):
+        places = np.arange(len(games)) + 0.425 - height * (index + 0.5)
+        axes.barh(places, [means[game] for game in games], height=height, color=colour, label=agent.name)
+    axes.set_xscale("symlog", linthresh=1)
+    axes.axvline(1, color="black", linewidth=1, linestyle="--")
+    axes.text(1, 1, " human", transform=axes.get_xaxis_transform(), va="bottom")
+    axes.set(
+        yticks=range(len(games)), yticklabels=games, xlabel="human-normalised score", ylim=(-0.6, len(games) - 0.4)
+    )
+    low, high = axes.get_xlim()
+    ticks = [tick for tick in (-1, -0.5, 0, 0.5, 1, 2, 5, 10, 20, 50) if low <= tick <= high]
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.grid(axis="x", alpha=0.3)
+    axes.legend(loc="lower right")
+    return figure
+
+
+def profile_figure(agents: Sequence[AgentScores]) -> "Figure":
+    """Performance profiles: the share of runs that score more than τ, with 95% bands where runs differ."""
+    figure, (axes,) = _panels(1, columns=1, width=7, height=4.5)
+    for agent, colour in zip(agents, _colours(len(agents)), strict=True):
+        runs = [scores[None] for scores in agent.normalized().values()]
+        axes.plot(THRESHOLDS, profile(runs, THRESHOLDS)[0], color=colour, label=agent.name)
+        if intervals(agent) is not None:
+            low, high = _profile_band(agent)
+            axes.fill_between(THRESHOLDS, low, high, color=colour, alpha=0.2, linewidth=0)
+    axes.set(
+        xlabel="human-normalised score τ", ylabel="share of runs with a score above τ", xlim=(0, THRESHOLDS[-1]),
+        ylim=(0, 1),
+    )  # fmt: skip
+    axes.axvline(1, color="black", linewidth=1, linestyle="--")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    return figure
+
+
+def curves_figure(runs: Sequence[Progress], metrics: Sequence[str]) -> "Figure":
+    """A panel a metric. Runs of one environment are thin lines; their mean is a thick one in a band of one standard
+    deviation over runs."""
+    clock = common_clock(runs)
+    groups = by_env(runs)
+    figure, panels = _panels(len(metrics), columns=min(3, len(metrics)), width=4.2, height=2.8)
+    for axes, metric in zip(panels, metrics, strict=True):
+        for (env, members), colour in zip(groups.items(), _colours(len(groups)), strict=True):
+            curves = [run.curve(metric, clock) for run in members]
+            label = f"{env} ({len(members)} runs)" if len(members) > 1 else env
+            _draw_curves(axes, curves, label, colour)
+        axes.set_title(metric, fontsize="medium")
+        axes.grid(alpha=0.3)
+        axes.margins(x=0.02)
+    figure.supxlabel("epoch" if clock == EPOCH else "environment steps", fontsize="medium")
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=min(len(labels), 3))
+    return figure
+
+
+def _draw_curves(axes: "Axes", curves: Sequence[tuple[np.ndarray, np.ndarray]], label: str, colour: Any) -> None:
+    """Draws a label in any case, so that every panel has the same legend."""
+    mean = mean_curve(curves)
+    if mean is None:
+        axes.plot([], [], color=colour, label=label)
+        return
+    marker = "o" if len(mean.times) == 1 else None
+    axes.plot(mean.times, mean.mean, color=colour, linewidth=2, label=label, marker=marker, markersize=4)
+    if len(curves) > 1:
+        axes.fill_between(mean.times, mean.mean - mean.spread, mean.mean + mean.spread, color=colour, alpha=0.2)
+        for times, values in curves:
+            axes.plot(times, values, color=colour, linewidth=0.6, alpha=0.7)
+
+
+def _profile_band(agent: AgentScores) -> tuple[np.ndarray, np.ndarray]:
+    """The 95% band (T,), (T,) of an agent's profile. In parts, for the comparisons of all resamples are many."""
+    drawn = resamples(agent)
+    parts = [profile([runs[start : start + 50] for runs in drawn], THRESHOLDS) for start in range(0, 500, 50)]
+    low, high = np.percentile(np.concatenate(parts), (2.5, 97.5), axis=0)
+    return low, high
+
+
+def _panels(count: int, *, columns: int, width: float, height: float) -> "tuple[Figure, list[Axes]]":
+    """A figure of `count` panels of `width` by `height` inches, without matplotlib's global state."""
+    check_figures()
+    from matplotlib.figure import Figure
+
+    rows = math.ceil(count / columns)
+    figure = Figure(figsize=(width * columns, height * rows + 0.5), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False).flatten()
+    for unused in axes[count:]:
+        unused.remove()
+    return figure, list(axes[:count])
+
+
+def _colours(count: int) -> list[Any]:
+    from matplotlib import colormaps
+
+    palette = colormaps["tab10"]
+    return [palette(index % 10) for index in range(count)]

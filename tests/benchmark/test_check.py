@@ -1,0 +1,42 @@
+import pytest
+
+from iris_gym import IRISConfig
+from iris_gym.benchmark.check import check_projection
+from iris_gym.errors import UsageError
+
+
+def config(**changes) -> IRISConfig:
+    return IRISConfig.tiny(**({"atari_100k": False, "max_env_steps": 600} | changes))
+
+
+def test_the_last_epochs_that_collect_are_projected_and_trained():
+    """Of the schedule only the start epochs and a stop are passed over, so that every component learns."""
+    parts = []
+    late = config(start_actor_critic_after=50, slow_autoencoder_after=2, stop_autoencoder_after=3)
+    check = check_projection(late, 2, device="cpu", repeats=1, on_part=parts.append)
+    assert parts == ["collect", "autoencoder", "world_model", "actor_critic", "epoch 1", "epoch 2", "epoch 3"]
+    phases = check["benchmark"]["phases"]
+    assert check["projected_s"]["collect"] == pytest.approx(40 * phases["collect"]["median_s"])
+    assert check["projected_s"]["autoencoder"] == pytest.approx(6 * phases["autoencoder"]["median_s"])
+    assert check["projected_s"]["world_model"] > 4 * phases["world_model"]["warm_median_s"]
+    assert all(check["real_s"][name] > 0 for name in check["projected_s"])
+    assert check["ratio"] == pytest.approx(sum(check["projected_s"].values()) / sum(check["real_s"].values()))
+
+
+@pytest.mark.parametrize("epochs", [0, -1, 30])
+def test_a_run_has_only_so_many_epochs(epochs):
+    with pytest.raises(UsageError, match=f"check_epochs={epochs} must lie between 1 and 29"):
+        check_projection(config(), epochs, device="cpu")
+
+
+@pytest.mark.slow
+def test_the_projection_is_near_the_truth():
+    """Within 15 %, in one of three tries: another program may take the machine from either side at any time."""
+    updates = dict(
+        autoencoder_updates_per_epoch=60, transformer_updates_per_epoch=60, actor_critic_updates_per_epoch=30
+    )
+    steady = config(max_env_steps=2_000, env_steps_per_epoch=200, **updates)
+    ratios = []
+    while len(ratios) < 3 and not any(0.85 < ratio < 1.15 for ratio in ratios):
+        ratios.append(check_projection(steady, 4, device="cpu")["ratio"])
+    assert any(0.85 < ratio < 1.15 for ratio in ratios), ratios

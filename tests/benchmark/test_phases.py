@@ -1,0 +1,85 @@
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
+
+import numpy as np
+import pytest
+import torch
+
+from iris_gym import IRISConfig
+from iris_gym.benchmark.noise import EPISODE_STEPS, fill_with_noise
+from iris_gym.benchmark.phases import Bench, bench_env
+from iris_gym.data.replay import Replay
+from iris_gym.models.tokenizer import Tokenizer
+from iris_gym.nn.perceptual import UntrainedLPIPS
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def bench() -> Iterator[Callable[[IRISConfig], Bench]]:
+    with ExitStack() as stack:
+        yield lambda config: Bench(
+            config, stack.enter_context(closing(bench_env(config))), stack.enter_context(Replay(None)), CPU
+        )
+
+
+def test_only_a_changed_tokenizer_is_encoded_again(monkeypatch, bench):
+    """The second update on the same segment is warm; the third, after forgetting, computes all of its frames."""
+    encoded = []
+    encode = Tokenizer.encode
+    monkeypatch.setattr(Tokenizer, "encode", lambda self, frames: encoded.append(len(frames)) or encode(self, frames))
+    config = IRISConfig.tiny()
+    phase = bench(config).phase("world_model")
+    assert phase.cache is not None
+    for forget in (False, False, True):
+        if forget:
+            phase.cache.forget()
+        phase.run()
+    assert encoded == [phase.cache.cold_frames] * 2
+    assert 4 < phase.cache.cold_frames <= 8  # two segments of four frames
+
+
+def test_a_picture_costs_no_tokens_and_each_frame_is_computed_once(monkeypatch, bench):
+    """What a frame costs is measured by really computing about so many that are not known."""
+    encoded, decoded = [], []
+    encode, decode = Tokenizer.encode, Tokenizer.decode
+    monkeypatch.setattr(Tokenizer, "encode", lambda self, frames: encoded.append(len(frames)) or encode(self, frames))
+    monkeypatch.setattr(Tokenizer, "decode", lambda self, tokens: decoded.append(len(tokens)) or decode(self, tokens))
+    cache = bench(IRISConfig.tiny()).phase("actor_critic").cache
+    assert cache is not None and cache.amortised.keys() == {"encode", "reconstruct"}
+    for kind in ("encode", "reconstruct"):
+        assert cache.frame_seconds(kind, 6) > 0
+    assert (encoded, decoded) == ([6, 6], [6])
+
+
+def test_amortised_is_what_the_epoch_computes_in_which_collection_ends(bench):
+    """40 steps an epoch to 100: the third is the last that collects, of five, all of which encode the lot."""
+    config = IRISConfig.tiny(
+        atari_100k=False,
+        max_env_steps=100,
+        env_steps_per_epoch=40,
+        total_epochs=5,
+        transformer_updates_per_epoch=1000,
+        actor_critic_updates_per_epoch=100,
+    )
+    made = bench(config)
+    world_model, actor_critic = (made.phase(name).cache for name in ("world_model", "actor_critic"))
+    assert world_model is not None and actor_critic is not None
+    assert world_model.amortised == {"encode": pytest.approx(100 / 1000)}
+    assert actor_critic.amortised == pytest.approx({"encode": 0.0, "reconstruct": 1.0}, abs=0.01)
+    assert made.computed_in_all()["world_model"].encoded == pytest.approx(80 + 3 * 100)  # it starts in the second
+
+
+def test_lpips_is_timed_without_its_weights(bench):
+    made = bench(IRISConfig.tiny(perceptual_weight=1.0))
+    made.phase("autoencoder").run()
+    distance = made.models.tokenizer.perceptual_distance
+    assert isinstance(distance.network, UntrainedLPIPS)
+
+
+def test_noise_comes_in_episodes():
+    with Replay(None) as replay:
+        fill_with_noise(replay, EPISODE_STEPS + 7, num_actions=3)
+        assert [len(episode) for episode in replay.episodes] == [EPISODE_STEPS, 7]
+        segment = replay.sample_segments(50, 1, generator=np.random.default_rng(0), align="start")
+    assert set(segment.actions.flatten().tolist()) == {0, 1, 2}

@@ -1,0 +1,75 @@
+import numpy as np
+import pytest
+
+from iris_gym.benchmark.projection import Computed, Reader, drawn_share, frames_computed, projected_seconds
+from iris_gym.training.learner import LearnerPlan
+
+
+def plan(start_after: int = 0, stop_after: int | None = None, updates: int = 5, length: int = 2) -> LearnerPlan:
+    return LearnerPlan(start_after, stop_after, updates, batch_size=10, segment_length=length, align="start")
+
+
+def encoded(epochs: list[dict[str, Computed]], name: str) -> list[float]:
+    return [epoch[name].encoded for epoch in epochs]
+
+
+def test_one_segment_is_its_length_and_many_are_everything():
+    assert drawn_share(20, 1000, 1) == pytest.approx(20 / 1000)
+    assert drawn_share(20, 1000, 10**6) == 1.0
+    assert drawn_share(20, 5, 1) == 1.0  # shorter than a segment
+    assert drawn_share(20, 1000, 0) == 0.0
+
+
+def test_a_tokenizer_that_learns_has_everything_encoded_again():
+    """50 segments of 2 frames an epoch, from the second on; once the tokenizer stopped, only those that were missed."""
+    share, stored = drawn_share(2, 100, 50), [100, 100, 100]
+    learning = frames_computed({"world_model": Reader(plan(1))}, plan(), stored)
+    assert encoded(learning, "world_model") == pytest.approx([0, 100 * share, 100 * share])
+    stopped = frames_computed({"world_model": Reader(plan(1))}, plan(stop_after=1), stored)
+    assert encoded(stopped, "world_model") == pytest.approx([0, 100 * share, 100 * (1 - share) * share])
+
+
+def test_new_frames_are_not_known_yet():
+    epochs = frames_computed({"world_model": Reader(plan(updates=10**6))}, plan(stop_after=1), [100, 150, 150])
+    assert encoded(epochs, "world_model") == pytest.approx([100, 50, 0])
+
+
+def test_the_actor_critic_finds_the_tokens_of_the_world_model_but_no_pictures():
+    readers = {"world_model": Reader(plan(updates=3)), "actor_critic": Reader(plan(updates=4, length=3), pictures=2)}
+    (epoch,) = frames_computed(readers, plan(), [100])
+    first = 100 * drawn_share(2, 100, 30)
+    assert epoch["world_model"] == Computed(pytest.approx(first), 0.0)
+    assert epoch["actor_critic"].encoded == pytest.approx((100 - first) * drawn_share(3, 100, 40))
+    assert epoch["actor_critic"].reconstructed == pytest.approx(100 * drawn_share(2, 100, 40))
+
+
+def test_the_average_is_what_drawing_gives():
+    """The same two readers, drawn 2,000 times from a replay without ends."""
+    generator, stored = np.random.default_rng(0), 100
+    new = np.zeros(2)
+    for _ in range(2000):
+        known = np.zeros(stored, dtype=bool)
+        for reader, (segments, length) in enumerate([(10, 4), (10, 3)]):
+            starts = generator.integers(stored, size=segments)
+            drawn = np.unique((starts[:, None] + np.arange(length)) % stored)
+            new[reader] += (~known[drawn]).sum()
+            known[drawn] = True
+    readers = {
+        "world_model": Reader(plan(updates=1, length=4)),
+        "actor_critic": Reader(plan(updates=1, length=3), pictures=2),
+    }
+    (epoch,) = frames_computed(readers, plan(), [stored])
+    assert [epoch[name].encoded for name in readers] == pytest.approx(new / 2000, rel=0.02)
+
+
+def test_a_run_is_counts_times_medians():
+    phases = {"collect": {"median_s": 0.4}, "autoencoder": {"median_s": 8.0}, "act": {"median_s": 99.0}}
+    work = {"collect": 10, "autoencoder": 5, "world_model": 0}
+    assert projected_seconds(work, phases, {}) == {"collect": 4.0, "autoencoder": 40.0}
+    assert projected_seconds(work | {"world_model": 1}, phases, {}) is None
+
+
+def test_frames_that_are_computed_cost_extra():
+    entry = {"median_s": 99.0, "warm_median_s": 3.0, "encode_frame_s": 0.5, "reconstruct_frame_s": 0.25}
+    seconds = projected_seconds({"actor_critic": 10}, {"actor_critic": entry}, {"actor_critic": Computed(8.0, 4.0)})
+    assert seconds == {"actor_critic": 30.0 + 4.0 + 1.0}

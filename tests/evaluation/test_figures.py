@@ -1,0 +1,98 @@
+"""Figures: files that show what they should."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from iris_gym.errors import UsageError
+from iris_gym.evaluation.atari_100k import AgentScores, aggregates, published_agents
+from iris_gym.evaluation.curves import EPOCH, STEPS, Progress
+from iris_gym.evaluation.figures import (
+    aggregate_figure,
+    check_figures,
+    curves_figure,
+    games_figure,
+    profile_figure,
+    save_figure,
+)
+
+SINGLE = AgentScores("single", {"Pong": [0.0], "Boxing": [30.0]})
+AGENTS = [SINGLE, *(agent.on(["Pong", "Boxing"]) for agent in published_agents() if agent.name in ("IRIS", "SimPLe"))]
+
+
+def run(env: str, level: float, steps=(200, 400, 600)) -> Progress:
+    times = np.array(steps, float)
+    columns = {STEPS: times, EPOCH: times / 200, "a/loss": level / times, "a/return": times * level}
+    return Progress(Path(env), env, columns)
+
+
+def test_the_aggregates_are_marked_and_intervals_drawn_where_there_are_any():
+    axes = aggregate_figure(AGENTS).axes
+    assert [panel.get_title() for panel in axes] == ["mean", "median", "IQM", "optimality gap (less is better)"]
+    marks = [line.get_xdata()[0] for line in axes[0].lines]
+    assert marks == [aggregates(agent)["mean"] for agent in AGENTS]
+    assert all(len(panel.patches) == 2 for panel in axes)  # a single run has none
+    assert [label.get_text() for label in axes[0].get_yticklabels()] == ["single", "IRIS", "SimPLe"]
+
+
+def test_each_game_has_a_bar_for_each_agent():
+    (axes,) = games_figure(AGENTS).axes
+    assert len(axes.patches) == 6
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["Pong", "Boxing"]
+    assert axes.patches[1].get_width() == pytest.approx(29.9 / 12)
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["single", "IRIS", "SimPLe"]
+
+
+def test_profiles_fall_from_all_to_none():
+    (axes,) = profile_figure(AGENTS).axes
+    shares = axes.lines[0].get_ydata()
+    assert (np.diff(shares) <= 0).all() and shares[0] == 1.0 and shares[-1] == 0.0
+    assert len(axes.collections) == 2
+
+
+def test_seeds_of_one_environment_are_averaged():
+    figure = curves_figure([run("Pong", 1.0), run("Pong", 3.0), run("Boxing", 10.0)], ["a/loss", "a/return"])
+    loss, returns = figure.axes
+    assert [panel.get_title() for panel in figure.axes] == ["a/loss", "a/return"]
+    assert returns.lines[0].get_ydata().tolist() == [400, 800, 1200]
+    assert returns.lines[0].get_xdata().tolist() == [200, 400, 600]
+    assert len(loss.lines) == 4 and len(loss.collections) == 1
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["Pong (2 runs)", "Boxing"]
+
+
+def test_a_run_that_lacks_a_metric_is_left_out_of_its_panel():
+    other = Progress(Path("b"), "Boxing", {STEPS: np.array([1.0]), EPOCH: np.array([1.0]), "b/x": np.array([2.0])})
+    figure = curves_figure([run("Pong", 1.0), other], ["a/loss", "b/x"])
+    assert [len(line.get_xdata()) for line in figure.axes[0].lines] == [3, 0]
+    assert [len(line.get_xdata()) for line in figure.axes[1].lines] == [0, 1]
+
+
+@pytest.mark.parametrize("figure", [aggregate_figure, games_figure, profile_figure])
+def test_pictures_are_written_and_not_blank(figure, tmp_path):
+    path = tmp_path / "new" / "figure.png"
+    save_figure(path, figure(AGENTS))
+    pixels = np.asarray(Image.open(path).convert("RGB"))
+    assert pixels.shape[0] > 150 and pixels.shape[1] > 900
+    assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 20
+    assert [entry.name for entry in path.parent.iterdir()] == ["figure.png"]
+
+
+@pytest.mark.parametrize(("ending", "beginning"), [(".pdf", b"%PDF"), (".svg", b"<?xml")])
+def test_other_formats(ending: str, beginning: bytes, tmp_path):
+    path = tmp_path / f"curves{ending}"
+    save_figure(path, curves_figure([run("Pong", 1.0)], ["a/loss"]))
+    assert path.read_bytes().startswith(beginning)
+
+
+def test_an_unknown_format_is_refused(tmp_path):
+    with pytest.raises(UsageError, match=r"must end in one of \.png, \.pdf, \.svg"):
+        save_figure(tmp_path / "figure.gif", profile_figure([SINGLE]))
+
+
+def test_without_matplotlib_it_is_said_how_to_get_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(UsageError, match=r'figures need matplotlib; run: pip install "iris-gym\[plot\]"'):
+        check_figures()

@@ -1,0 +1,399 @@
+import contextlib
+import copy
+import warnings
+
+import pytest
+import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from iris_gym import IRISConfig, accelerate, build_models
+from iris_gym.accelerate import Captured, FrozenCopy, Numerics, compute_dtype, version
+from iris_gym.assembly import build_dynamics, build_imagination, build_learners, build_replay, freeze
+from iris_gym.benchmark.measuring import count_operations
+from iris_gym.benchmark.noise import fill_with_noise
+from iris_gym.training.losses import imagine
+from iris_gym.training.randomness import RandomStreams
+
+CPU = torch.device("cpu")
+LAYOUTS = pytest.mark.parametrize("layout", ["frame_action", "frame_action_reward_end"])
+on_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+
+# Precision
+
+
+@pytest.mark.parametrize(
+    ("precision", "worthwhile", "supported", "expected"),
+    [
+        ("float32", True, True, torch.float32),
+        ("bf16", False, False, torch.bfloat16),
+        ("auto", True, True, torch.bfloat16),
+        ("auto", False, True, torch.float32),
+        ("auto", True, False, torch.float32),
+    ],
+)
+def test_the_dtype_that_is_computed_in(monkeypatch, precision, worthwhile, supported, expected):
+    monkeypatch.setattr(accelerate, "supports_bf16", lambda device: supported)
+    assert compute_dtype(precision, CPU, worthwhile=worthwhile) == expected
+
+
+def test_devices_of_an_unknown_kind_have_no_bf16():
+    assert not accelerate.supports_bf16(torch.device("meta"))
+
+
+def test_the_forward_pass_alone_is_in_the_lower_precision():
+    layer, x = nn.Linear(3, 3), torch.ones(1, 3)
+    with Numerics(torch.bfloat16).forward(CPU):
+        y = layer(x)
+    assert (y.dtype, layer(x).dtype, layer.weight.dtype) == (torch.bfloat16, torch.float32, torch.float32)
+    with Numerics().forward(CPU):
+        assert layer(x).dtype == torch.float32
+
+
+@pytest.mark.parametrize("before", [False, True])
+@pytest.mark.parametrize("tf32", [False, True])
+def test_tf32_is_on_during_an_update_and_then_as_before(before, tf32):
+    setting = torch.backends.cuda.matmul
+    saved, setting.allow_tf32 = setting.allow_tf32, before
+    try:
+        with Numerics(tf32=tf32).update():
+            assert setting.allow_tf32 == (before or tf32)
+        assert setting.allow_tf32 == before
+        with contextlib.suppress(ZeroDivisionError), Numerics(tf32=tf32).update():
+            raise ZeroDivisionError
+        assert setting.allow_tf32 == before
+    finally:
+        setting.allow_tf32 = saved
+
+
+# Frozen copies
+
+
+def half(module: nn.Module) -> nn.Module:
+    return copy.deepcopy(module).to(torch.bfloat16)
+
+
+def test_the_version_counts_what_is_written():
+    module = nn.BatchNorm1d(2)
+    seen = [version(module)]
+    optimizer = torch.optim.AdamW(module.parameters(), 0.1)
+    module(torch.randn(3, 2)).square().sum().backward()  # writes to the buffers
+    seen.append(version(module))
+    optimizer.step()
+    seen.append(version(module))
+    module.load_state_dict({name: value.clone() for name, value in module.state_dict().items()})
+    seen.append(version(module))
+    assert seen == sorted(set(seen))
+    module.eval()(torch.randn(3, 2))
+    assert version(module) == seen[-1]
+
+
+def test_a_copy_follows_what_was_written_and_its_tensors_stay_where_they_are():
+    module = nn.Linear(2, 2)
+    frozen = FrozenCopy(module, half)
+    places = [parameter.data_ptr() for parameter in frozen.copy.parameters()]
+    with torch.no_grad():
+        module.weight.fill_(1 + 2**-10)
+    assert not (frozen.copy.weight == 1).any()
+    frozen.refresh()
+    assert (frozen.copy.weight == 1).all()  # rounded to bf16
+    assert [parameter.data_ptr() for parameter in frozen.copy.parameters()] == places
+    assert frozen.copy.weight.dtype == torch.bfloat16
+    assert not any(parameter.requires_grad for parameter in frozen.copy.parameters())
+    assert all(parameter.requires_grad for parameter in module.parameters())
+
+
+def test_nothing_is_copied_where_nothing_was_written():
+    module = nn.Linear(2, 2)
+    frozen = FrozenCopy(module, half)
+    before = version(frozen.copy)
+    frozen.refresh()
+    assert version(frozen.copy) == before
+
+
+@pytest.mark.parametrize("codebook", ["ema", "gradient"])
+def test_the_codebook_is_shared_and_goes_on_learning(codebook):
+    config = IRISConfig.tiny(codebook=codebook, precision="bf16")
+    models = build_models(config, 3, "cpu")
+    tokenizer, before = models.tokenizer, models.tokenizer.quantizer.codebook.detach().clone()
+    frozen = freeze(config, models).tokenizer
+    assert frozen is not None
+    assert frozen.copy.quantizer is tokenizer.quantizer
+    learner = build_learners(config, models, RandomStreams(0, CPU))[0]
+    with build_replay(config, None) as replay:
+        fill_with_noise(replay, 20, 3)
+        learner.update(replay.sample_segments(8, 1, generator=RandomStreams(0, CPU).sampling, align="start"), 1)
+    frozen.refresh()
+    assert tokenizer.quantizer.codebook.dtype == torch.float32
+    assert not torch.equal(tokenizer.quantizer.codebook, before)
+    for mine, theirs in zip(frozen.copy.encoder.parameters(), tokenizer.encoder.parameters(), strict=True):
+        assert torch.equal(mine, theirs.to(torch.bfloat16))
+
+
+# Recorded calls
+
+
+class Rerun:
+    """A device without graphs: a replay does the same work again and puts it where the recorded results lie."""
+
+    def __init__(self) -> None:
+        self.warm_ups, self.captures, self.replays = 0, 0, 0
+
+    def warm_up(self, run):
+        self.warm_ups += 1
+        run()
+        run()
+
+    def capture(self, run, generators):
+        self.captures += 1
+        result = run()
+
+        def replay():
+            self.replays += 1
+            for place, value in zip(tensors(result), tensors(run()), strict=True):
+                place.copy_(value)
+
+        return result, replay
+
+
+def tensors(result) -> list[torch.Tensor]:
+    if isinstance(result, torch.Tensor):
+        return [result]
+    return [getattr(result, name) for name in ("frames", "actions", "rewards", "ends")]
+
+
+def test_a_recorded_call_gives_what_the_call_gives():
+    captured = Captured(lambda a, b: a @ b, graphs=Rerun())
+    for _ in range(3):
+        a, b = torch.randn(2, 3), torch.randn(3, 4)
+        assert torch.equal(captured(a, b), a @ b)
+
+
+def test_inputs_are_copied_and_results_overwritten_by_the_next_call():
+    captured, x = Captured(lambda x: x + 1, graphs=Rerun()), torch.zeros(2)
+    first = captured(x)
+    x.fill_(9)
+    assert first.tolist() == [1, 1]
+    second = captured(torch.full((2,), 4.0))
+    assert second is first
+    assert first.tolist() == [5, 5]
+
+
+def test_each_set_of_shapes_and_dtypes_is_recorded_once():
+    graphs = Rerun()
+    captured = Captured(lambda x: 2 * x, graphs=graphs)
+    inputs = [torch.ones(2), torch.ones(3), torch.ones(2, dtype=torch.float64), torch.ones(1, 2)]
+    for _ in range(3):
+        for x in inputs:
+            assert torch.equal(captured(x), 2 * x)
+    assert (graphs.warm_ups, graphs.captures, graphs.replays) == (4, 4, 12)
+
+
+def test_warming_up_and_recording_draw_nothing():
+    recorded, plain = (torch.Generator().manual_seed(3) for _ in range(2))
+    captured = Captured(lambda x: x + torch.rand(2, generator=recorded), generators=[recorded], graphs=Rerun())
+    for _ in range(3):
+        assert torch.equal(captured(torch.zeros(2)), torch.rand(2, generator=plain))
+    assert torch.equal(recorded.get_state(), plain.get_state())
+
+
+@pytest.mark.parametrize("failing", ["warm_up", "capture"])
+def test_where_nothing_can_be_recorded_it_goes_on_after_one_warning(monkeypatch, failing):
+    def refuse(*_):
+        torch.rand(1, generator=generator)
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    monkeypatch.setattr(Rerun, failing, refuse)
+    generator, plain = (torch.Generator().manual_seed(3) for _ in range(2))
+    captured = Captured(lambda x: x + torch.rand(2, generator=generator), generators=[generator], graphs=Rerun())
+    with pytest.warns(UserWarning, match="no CUDA graph could be captured.*not permitted"):
+        assert torch.equal(captured(torch.zeros(2)), torch.rand(2, generator=plain))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for size in (2, 3):
+            assert torch.equal(captured(torch.zeros(2)), torch.rand(2, generator=plain)), size
+
+
+# Rollouts
+
+
+def parts(config: IRISConfig, device: torch.device = CPU):
+    """Models, and what a rollout starts from."""
+    torch.manual_seed(0)
+    models = build_models(config, 3, device)
+    frames = torch.rand(4, 3, 64, 64, device=device)
+    with torch.no_grad():
+        tokens = models.tokenizer.encode(frames)
+    return models, (tokens, frames, *models.actor_critic.initial_state(4))
+
+
+def assert_same(one, other) -> None:
+    for a, b in zip(tensors(one), tensors(other), strict=True):
+        assert torch.equal(a, b)
+
+
+@LAYOUTS
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+def test_a_recorded_rollout_is_the_plain_one_number_for_number(layout, precision):
+    config = IRISConfig.tiny(sequence_layout=layout, precision=precision)
+    models, inputs = parts(config)
+    generators = [torch.Generator().manual_seed(5) for _ in range(2)]
+    plain, other = (build_imagination(config, models, freeze(config, models), source) for source in generators)
+    captured = Captured(other, generators=[generators[1]], graphs=Rerun())
+    seen = []
+    for _ in range(3):
+        expected = plain(*inputs)
+        assert_same(captured(*inputs), expected)
+        seen.append(expected.actions)
+    assert not (torch.equal(seen[0], seen[1]) and torch.equal(seen[1], seen[2]))
+    with torch.no_grad():  # weights that are written to later count at the next replay
+        models.actor_critic.actor.bias.copy_(torch.tensor([-50.0, 50.0, -50.0]))
+    assert (captured(*inputs).actions[:, :-1] == 1).all()
+
+
+SYNCHRONISING = {"_local_scalar_dense", "nonzero", "is_nonzero", "masked_select", "_unique2", "equal", "item"}
+ASKING = {"cpu", "item", "tolist", "numpy", "nonzero", "__bool__", "__int__", "__float__", "__index__", "unique"}
+
+
+class DispatchedSynchronisations(TorchDispatchMode):
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.overloadpacket.__name__
+        by_mask = name == "index" and any(i is not None and i.dtype == torch.bool for i in args[1])
+        if name in SYNCHRONISING or by_mask:
+            self.found.append(name)
+        return func(*args, **(kwargs or {}))
+
+
+class AskedOfTensors(TorchFunctionMode):
+    """What is no dispatch on a CPU, but would be a wait for a GPU."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        name = getattr(func, "__name__", "")
+        if name in ASKING or (name == "to" and "cpu" in (*args[1:], *(kwargs or {}).values())):
+            self.found.append(name)
+        return func(*args, **(kwargs or {}))
+
+
+def synchronisations(run) -> list[str]:
+    with DispatchedSynchronisations() as dispatched, AskedOfTensors() as asked:
+        run()
+    return dispatched.found + asked.found
+
+
+@pytest.mark.parametrize(
+    "wait",
+    [
+        lambda x: x.sum().item(),
+        lambda x: x.cpu(),
+        lambda x: x.to("cpu"),
+        lambda x: x[x > 0],
+        lambda x: x.nonzero(),
+        lambda x: bool(x.any()),
+        lambda x: x.tolist(),
+    ],
+)
+def test_waiting_for_the_device_would_be_noticed(wait):
+    assert synchronisations(lambda: wait(torch.ones(3)))
+
+
+@LAYOUTS
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+def test_a_rollout_never_waits_for_the_device(layout, precision):
+    config = IRISConfig.tiny(sequence_layout=layout, precision=precision)
+    models, inputs = parts(config)
+    imagination = build_imagination(config, models, freeze(config, models), torch.Generator())
+    assert synchronisations(lambda: imagination(*inputs)) == []
+
+
+@LAYOUTS
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+@pytest.mark.parametrize("name", ["autoencoder", "world_model", "actor_critic"])
+def test_an_update_never_waits_for_the_device(name, layout, precision, monkeypatch):
+    """From the sampled rows to clipped gradients. The optimizer is left out: its step counts lie on the host."""
+    config, streams = IRISConfig.tiny(sequence_layout=layout, precision=precision), RandomStreams(0, CPU)
+    models = build_models(config, 3, "cpu")
+    learner = next(learner for learner in build_learners(config, models, streams) if learner.name == name)
+    monkeypatch.setattr(learner.optimizer, "step", lambda: None)
+    with build_replay(config, None) as replay:
+        fill_with_noise(replay, 30, 3)
+        plan = learner.plan
+        segment = replay.sample_segments(
+            plan.batch_size, plan.segment_length, generator=streams.sampling, align=plan.align
+        )
+        assert synchronisations(lambda: learner.update(segment, 1)) == []
+
+
+def test_a_pass_of_the_default_dispatches_at_most_125_operations():
+    world_model = build_models(IRISConfig(), 4, "cpu").world_model
+    assert len(world_model.transformer.blocks) == 10
+    cache, token = world_model.transformer.empty_cache(2), torch.zeros(2, dtype=torch.int64)
+    with torch.no_grad():
+        assert count_operations(lambda: world_model.next_token(token, cache)) <= 125
+
+
+# On a GPU
+
+
+@on_cuda
+@LAYOUTS
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_graphs_give_what_the_plain_path_gives(layout, temperature):
+    cuda = torch.device("cuda")
+    config = IRISConfig.tiny(sequence_layout=layout, precision="float32")
+    models, inputs = parts(config, cuda)
+    dynamics = build_dynamics(models, freeze(config, models)).with_options(overflow_context=1, temperature=temperature)
+    generators = [torch.Generator(cuda).manual_seed(5) for _ in range(2)]
+    plain, other = (imagine(dynamics, models.actor_critic, horizon=4, generator=source) for source in generators)
+    captured = Captured(other, generators=[generators[1]])
+    for _ in range(3):
+        assert_same(captured(*inputs), plain(*inputs))
+
+
+@on_cuda
+@pytest.mark.parametrize("accelerated", [False, True])
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+def test_no_update_waits_for_the_gpu(accelerated, precision):
+    cuda = torch.device("cuda")
+    config = IRISConfig.tiny(accelerate=accelerated, precision=precision)
+    streams = RandomStreams(0, cuda)
+    models = build_models(config, 3, cuda)
+    with build_replay(config, None, device=cuda) as replay:
+        fill_with_noise(replay, 30, 3)
+        assert (replay._mirror is not None) == accelerated
+        for learner in build_learners(config, models, streams):
+            arguments = learner.plan.batch_size, learner.plan.segment_length
+
+            def update(learner=learner, arguments=arguments) -> None:
+                drawn = replay.sample_segments(*arguments, generator=streams.sampling, align=learner.plan.align)
+                learner.update(drawn, 1)
+
+            update()  # records graphs, initialises libraries
+            torch.cuda.set_sync_debug_mode("error")
+            try:
+                update()
+            finally:
+                torch.cuda.set_sync_debug_mode("default")
+
+
+@on_cuda
+def test_no_rollout_waits_for_the_gpu():
+    cuda = torch.device("cuda")
+    config = IRISConfig.tiny()
+    models, inputs = parts(config, cuda)
+    imagination = build_imagination(config, models, freeze(config, models), torch.Generator(cuda))
+    assert isinstance(imagination, Captured)
+    imagination(*inputs)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        imagination(*inputs)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
