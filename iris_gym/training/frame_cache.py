@@ -67,14 +67,19 @@ class FrameCache:
 
 
 class _Column:
-    """A value for each row of a replay, on the device, and on the host which of them are known."""
+    """A value for some rows of a replay, on the device, and on the host which of them are known, and where they lie.
+
+    There is room for as many as were ever known at once, not for all rows.
+    """
 
     def __init__(self) -> None:
-        self._known = np.zeros(0, dtype=bool)
-        self._values: Tensor | None = None  # (rows, …)
+        self._places = np.zeros(0, dtype=np.int64)  # of each row's value; -1: not known
+        self._count = 0
+        self._values: Tensor | None = None  # (room, …)
 
     def forget(self) -> None:
-        self._known[:] = False
+        self._places[:] = -1
+        self._count = 0
 
     def look_up(self, rows: NDArray[np.int64], compute: Callable[[Tensor], Tensor], device: torch.device) -> Tensor:
         """The values (B, L, …) of `rows` (B, L), any where a row is -1.
@@ -82,30 +87,32 @@ class _Column:
         `compute` gives those that are new, of places (M,) int64 among the B · L. Nothing is asked of the device.
         """
         distinct, places = np.unique(rows, return_index=True)
-        real = distinct >= 0
-        self._grow(max(int(distinct[-1]) + 1, 1) if len(distinct) else 0)  # even where all is padded
-        new = real & ~self._known[distinct]
+        self._cover(int(distinct.max(initial=0)) + 1)  # even where all is padded
+        new = (distinct >= 0) & (self._places[distinct] < 0)
         if new.any() or self._values is None:
             values = _compute_in_equal_batches(compute, places[new], device)
             self._store(distinct[new], values)
         assert self._values is not None
-        return self._values[on_device(rows.clip(0), device)]
+        return self._values[on_device(self._places[rows.clip(0)].clip(0), device)]
 
-    def _grow(self, rows: int) -> None:
-        """Make room for `rows`, and for a quarter more than there was, so that growing stays cheap."""
-        if rows > len(self._known):
-            more = max(rows, len(self._known) * 5 // 4) - len(self._known)
-            self._known = np.concatenate((self._known, np.zeros(more, dtype=bool)))
+    def _cover(self, rows: int) -> None:
+        """Know of `rows`, and of a quarter more than before, so that growing stays cheap."""
+        if rows > len(self._places):
+            more = max(rows, len(self._places) * 5 // 4) - len(self._places)
+            self._places = np.concatenate((self._places, np.full(more, -1)))
 
     def _store(self, rows: NDArray[np.int64], values: Tensor) -> None:
-        if self._values is None or len(self._values) < len(self._known):
-            # Zeros, for a padded place looks up row 0, known or not, and what it finds has to be a token.
-            grown = values.new_zeros(max(len(self._known), 1), *values.shape[1:])
+        count = self._count + len(rows)
+        if self._values is None or len(self._values) < count:
+            # Zeros, for a padded place looks up some value, known or not, and what it finds has to be a token.
+            room = max(count, self._count * 5 // 4, 1)
+            grown = values.new_zeros(room, *values.shape[1:])
             if self._values is not None:
                 grown[: len(self._values)] = self._values
             self._values = grown
-        self._values[on_device(rows, values.device)] = values
-        self._known[rows] = True
+        self._values[self._count : count] = values
+        self._places[rows] = np.arange(self._count, count)
+        self._count = count
 
 
 def _values(column: _Column, segment: Segment, compute: Callable[[Tensor], Tensor]) -> Tensor:
