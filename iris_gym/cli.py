@@ -64,6 +64,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command; exit with 0, with 2 after a line about bad input, with 1 after one about what made it fail (a full
     disk, a broken environment), or with 128 + the signal that stopped a run."""
     ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)
+    for stream in (sys.stdout, sys.stderr):  # a file's name may hold what no encoding knows
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     warnings.showwarning = lambda message, *_, **__: print(f"iris-gym: warning: {message}", file=sys.stderr)
     threading.excepthook = _except_for_full_disks
     try:
@@ -108,9 +111,17 @@ def _base_config(arguments: Sequence[str]) -> IRISConfig:
     return base if known.config is None else base.replace(**read_mapping(known.config))
 
 
+def _is_rule(line: str) -> bool:
+    return len(line) > 3 and not line.strip("─-")
+
+
 def _one_line(box: str) -> str:
-    """What tyro says in a box of several lines, up to the rule that parts it from the hints below."""
-    lines = [line.strip("│╭╮╰╯ ") for line in box.splitlines()]
-    said = itertools.takewhile(lambda line: not line.startswith("───"), lines[1:])
+    """What tyro says in a box of several lines, up to the rule that parts it from the hints below.
+
+    Where the terminal knows ASCII only, there is a rule above, too.
+    """
+    lines = [line.strip("│╭╮╰╯|+ ") for line in box.splitlines()][1:]
+    below = itertools.dropwhile(_is_rule, lines)
+    said = itertools.takewhile(lambda line: not _is_rule(line), below)
     text = " ".join(line for line in said if line)
     return (text if len(text) <= LONGEST_COMPLAINT else text[:LONGEST_COMPLAINT] + "…") + "; see iris-gym --help"

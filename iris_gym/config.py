@@ -405,7 +405,7 @@ def preset_name(name: str, device_type: str = "cpu") -> str:
 def read_mapping(path: str | Path) -> dict[str, Any]:
     """Parse a JSON or YAML file of config fields."""
     path = Path(path)
-    source, is_yaml = f"config file {str(path)!r}", path.suffix in YAML_SUFFIXES
+    source, is_yaml = f"config file {shown(str(path))}", path.suffix in YAML_SUFFIXES
     content = read_document(path, source, CONFIG_LIMIT)
     try:
         values = parse_yaml(content) if is_yaml else parse_json(content)

@@ -1,6 +1,7 @@
 """The command line, from outside in processes of its own, and in this process where only the plumbing matters."""
 
 import dataclasses
+import io
 import json
 import os
 import re
@@ -532,3 +533,29 @@ def test_bench_holds_its_projection_against_a_run(here, cli):
 def test_bad_benchmarks_are_one_line_and_leave_nothing(arguments, words, here, cli):
     assert_refused(cli("bench", *TINY, *arguments), words)
     assert not files(here)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("train", "--no", "\udcff"), rb"Unrecognized options: --no, \udcff; see iris-gym --help"),
+        (("evaluate", "--run", "\udcff.zip"), rb"run='\udcff.zip' does not exist; give a run folder or a saved zip"),
+    ],
+)
+def test_a_name_in_no_encoding_is_shown_all_the_same(arguments, said, encoding, monkeypatch):
+    """As a shell passes the byte 0xff on."""
+    stream = io.TextIOWrapper(io.BytesIO(), encoding)
+    monkeypatch.setattr("sys.stderr", stream)
+    with pytest.raises(SystemExit):
+        main(arguments)
+    stream.flush()
+    assert stream.buffer.getvalue() == b"iris-gym: error: " + said + b"\n"  # type: ignore[attr-defined]
+
+
+def test_a_terminal_of_plain_ascii_is_told_the_same(monkeypatch):
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(io.BytesIO(), "ascii"))
+    with pytest.raises(UsageError) as error:
+        parse(["train", "--vocab-size", "many"])
+    assert str(error.value).endswith("invalid literal for int() with base 10: 'many'; see iris-gym --help")
+    assert "---" not in str(error.value)

@@ -17,11 +17,11 @@ DOCUMENT_LIMIT = 4_000_000
 def shown(value: Any) -> str:
     """`repr` for an error message: short whatever the value, which may be huge or hold itself a million times."""
     short = reprlib.Repr()
-    short.maxstring = short.maxother = short.maxlong = 100
+    short.maxstring = short.maxother = short.maxlong = 200
     short.maxlevel = 2
     try:
         text = " ".join(short.repr(value).split())
-        return text if len(text) <= 200 else text[:199] + "…"
+        return text if len(text) <= 250 else text[:249] + "…"
     except Exception:  # a whole number of more digits than Python writes, or a foreign object's own `repr`
         return f"<{type(value).__name__}>"
 

@@ -27,7 +27,8 @@ def open_regular(path: str | Path, source: str) -> BinaryIO:
     try:
         handle = os.open(path, flags)
     except (OSError, ValueError) as error:  # ValueError: a name that no file can have
-        raise UsageError(f"{source} cannot be read: {error}") from error
+        reason = getattr(error, "strerror", None) or str(error)
+        raise UsageError(f"{source} cannot be read: {reason}") from error
     if not stat.S_ISREG(os.fstat(handle).st_mode):
         os.close(handle)
         raise UsageError(f"{source} cannot be read: it is no regular file")
