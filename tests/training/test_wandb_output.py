@@ -46,6 +46,7 @@ def test_numbers_pictures_and_films_arrive_and_the_run_goes_on(offline, tmp_path
     again.close()
 
 
+@pytest.mark.slow
 def test_the_flag(monkeypatch, tmp_path):
     """What `train` hands to the service, seen by a stand-in for its client."""
     seen: list[dict] = []
