@@ -37,7 +37,7 @@ KINDS = {
     "minigrid, evaluated": [*TINY, *GRID, "--eval-interval", "2", "--eval-episodes", "2"],
     "minigrid, autoencoder stops": [*TINY, *GRID, "--stop-autoencoder-after", "4", "--slow-autoencoder-after", "2"],
 }
-TIMES = ("time/fps", "time/time_elapsed")
+COUNTERS = ("time/epoch", "time/total_timesteps")
 STOPS = [signal.SIGKILL] * 4 + [signal.SIGTERM, signal.SIGINT]
 STATUS = {signal.SIGTERM: 143, signal.SIGINT: 130}
 
@@ -110,6 +110,11 @@ def content(folder: Path) -> dict[str, Any]:
     }
 
 
+def is_time(name: str) -> bool:
+    """Whether a metric tells of this machine at this time: a rate, a duration, its memory."""
+    return name.startswith("time/") and name not in COUNTERS
+
+
 def digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
@@ -117,12 +122,12 @@ def digest(content: bytes) -> str:
 def progress(path: Path) -> list[dict[str, str]]:
     with path.open(newline="") as file:
         rows = list(csv.DictReader(file))
-    return [{name: value for name, value in row.items() if name not in TIMES and value} for row in rows]
+    return [{name: value for name, value in row.items() if value and not is_time(name)} for row in rows]
 
 
 def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
     events = EventAccumulator(str(folder), size_guidance={"scalars": 0}).Reload()
-    tags = [tag for tag in events.Tags()["scalars"] if tag not in TIMES]
+    tags = [tag for tag in events.Tags()["scalars"] if not is_time(tag)]
     return {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in tags}
 
 
