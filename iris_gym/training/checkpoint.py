@@ -22,8 +22,8 @@ from torch.optim import Optimizer
 
 from iris_gym.errors import UsageError
 from iris_gym.untrusted.archive import ZipFiles
-from iris_gym.untrusted.documents import DOCUMENT_LIMIT, parse_json, shown
-from iris_gym.untrusted.files import Files, FolderFiles
+from iris_gym.untrusted.documents import DOCUMENT_LIMIT, parse_json, read_document, shown
+from iris_gym.untrusted.files import Files, FolderFiles, open_regular
 from iris_gym.untrusted.tensors import TensorSpec, check_finite, check_tensors, tensor_header
 
 FORMAT_VERSION = 1
@@ -210,9 +210,10 @@ def _checksums(folder: Path) -> dict[str, str]:
 def _check_checksums(folder: Path) -> None:
     """Raise `UsageError` where a file is not what was written."""
     try:
-        expected = json.loads((folder / COMPLETE_FILE).read_text() or "{}")  # empty before there were checksums
-        damaged = [name for name, checksum in expected.items() if _sha256(folder / name) != checksum]
-    except (OSError, ValueError, AttributeError) as error:
+        content = read_document(folder / COMPLETE_FILE, f"checkpoint {str(folder)!r}: {COMPLETE_FILE}")
+        expected = parse_json(content or b"{}")  # empty before there were checksums
+        damaged = [name for name in FILES if name in expected and _sha256(folder / name) != expected[name]]
+    except (OSError, ValueError, TypeError) as error:
         raise UsageError(f"checkpoint {str(folder)!r} is damaged: {error}") from error
     if damaged:
         raise UsageError(f"checkpoint {str(folder)!r} is damaged: {', '.join(damaged)} changed since it was written")
@@ -220,7 +221,7 @@ def _check_checksums(folder: Path) -> None:
 
 def _sha256(path: Path) -> str:
     digest = hashlib.sha256()
-    with path.open("rb") as file:
+    with open_regular(path, repr(str(path))) as file:
         while block := file.read(2**20):
             digest.update(block)
     return digest.hexdigest()
