@@ -67,6 +67,7 @@ from iris_gym.training.trainer import (
     UpdateDone,
     check_total_timesteps,
 )
+from iris_gym.untrusted.documents import shown
 
 
 class IRISAgent(HubAgent, PublishedAgent, BaseAlgorithm):
@@ -177,9 +178,12 @@ class IRISAgent(HubAgent, PublishedAgent, BaseAlgorithm):
         folder = self.run.replay if self.run else None
         if snapshot is None:
             return build_replay(self.config, folder, device=self.device)
-        open_environments = snapshot.state.get("collection", {}).get("open_environments", ())
         rows = snapshot.state["replay_rows"]
-        replay = build_replay(self.config, folder, rows=rows, open_environments=open_environments, device=self.device)
+        try:
+            standing = snapshot.state.get("collection", {}).get("open_environments", ())
+            replay = build_replay(self.config, folder, rows=rows, open_environments=standing, device=self.device)
+        except (TypeError, ValueError, IndexError, AttributeError) as error:
+            raise UsageError(f"the run's open episodes are damaged: {shown(error)}") from error
         replay.check_steps(snapshot.state["num_actions"], snapshot.state["n_envs"])
         return replay
 
@@ -654,7 +658,10 @@ class IRISAgent(HubAgent, PublishedAgent, BaseAlgorithm):
     def _restore(self, snapshot: Snapshot) -> None:
         checkpoint.load_modules(self.models.by_name(), snapshot.weights, "the saved agent")
         if self.run is not None:  # before the random streams, from which environments may draw
-            self._restore_collection(snapshot)
+            try:
+                self._restore_collection(snapshot)
+            except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError, RuntimeError) as error:
+                raise UsageError(f"where the run stood in its environment is damaged: {shown(error)}") from error
         restore_training(snapshot, self.trainer, self.streams)
         if not len(self.replay):  # a saved file has none, and the epoch cannot be ended without its steps
             self.trainer.begin_epoch_anew()

@@ -61,4 +61,4 @@ def test_data_files_are_packaged():
     table = json.loads(package.joinpath("evaluation", "atari_100k_scores.json").read_text())
     assert len(table["human"]) == len(table["random"]) == 26
     text = (ROOT / "pyproject.toml").read_text()
-    assert 'iris_gym = ["py.typed", "evaluation/*.json"]' in text
+    assert 'iris_gym = ["py.typed", "evaluation/*.css", "evaluation/*.json"]' in text
