@@ -52,7 +52,7 @@ from iris_gym.training import checkpoint
 from iris_gym.training.checkpoint import Snapshot
 from iris_gym.training.collector import environment_faults
 from iris_gym.training.learner import Diverged
-from iris_gym.training.logs import log_marks, rewind_logs, run_logger
+from iris_gym.training.logs import close_logger, log_marks, rewind_logs, run_logger
 from iris_gym.training.media_log import record_pictures, shows_pictures
 from iris_gym.training.randomness import RandomStreams, checked_seed, drawn_seed
 from iris_gym.training.rates import Rates
@@ -299,7 +299,7 @@ class IRISAgent(HubAgent, PublishedAgent, BaseAlgorithm):
                 rewind_logs(self.run.logs, self._log_marks)
             logger = run_logger(self.run.logs, self.verbose)
             logger.output_formats += self.log_outputs
-            weakref.finalize(self, logger.close)
+            weakref.finalize(self, close_logger, logger)
             self.set_logger(logger)
         return super()._setup_learn(*args, **kwargs)
 

@@ -4,6 +4,7 @@ import csv
 import io
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,13 @@ def run_logger(folder: Path, verbose: int) -> Logger:
     if verbose:
         formats.append(HumanOutputFormat(sys.stdout))
     return Logger(str(folder), formats)
+
+
+def close_logger(logger: Logger) -> None:
+    """Close the files of a run that is over. What a full disk did not take was told when it was logged."""
+    for output in logger.output_formats:
+        with suppress(OSError):
+            output.close()
 
 
 class ProgressFile(KVWriter):

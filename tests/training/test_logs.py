@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from iris_gym.training.logs import log_marks, rewind_logs, run_logger
+from iris_gym.training.logs import close_logger, log_marks, rewind_logs, run_logger
 
 
 def log(folder: Path, *rows: dict[str, float], verbose: int = 0) -> None:
@@ -90,3 +90,16 @@ def test_a_kill_while_a_column_is_added_costs_no_line(tmp_path, monkeypatch):
 def test_texts_and_pictures_break_no_line(tmp_path):
     log(tmp_path, {"text": 'a,"b"\nc', "loss": 1.0})
     assert rows(tmp_path) == [{"loss": "1.0", "text": 'a,"b" c'}]
+
+
+def test_a_full_disk_is_not_told_again_when_the_run_is_over(tmp_path, monkeypatch):
+    logger = run_logger(tmp_path, 0)
+    close = logger.output_formats[1].close
+
+    def full():
+        close()
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(logger.output_formats[1], "close", full)
+    close_logger(logger)
+    assert logger.output_formats[0].file.closed
