@@ -58,6 +58,7 @@ from iris_gym.training.randomness import RandomStreams, checked_seed, drawn_seed
 from iris_gym.training.rates import Rates
 from iris_gym.training.run_folder import RunFolder, read_snapshot
 from iris_gym.training.snapshots import collection_state, restore_collection, restore_training, training_state
+from iris_gym.training.stored_state import SETTINGS, check_entries
 from iris_gym.training.trainer import (
     CollectionEnded,
     CollectionStarted,
@@ -67,7 +68,6 @@ from iris_gym.training.trainer import (
     UpdateDone,
     check_total_timesteps,
 )
-from iris_gym.untrusted.documents import shown
 
 
 class IRISAgent(HubAgent, PublishedAgent, BaseAlgorithm):
@@ -179,11 +179,8 @@ class IRISAgent(HubAgent, PublishedAgent, BaseAlgorithm):
         if snapshot is None:
             return build_replay(self.config, folder, device=self.device)
         rows = snapshot.state["replay_rows"]
-        try:
-            standing = snapshot.state.get("collection", {}).get("open_environments", ())
-            replay = build_replay(self.config, folder, rows=rows, open_environments=standing, device=self.device)
-        except (TypeError, ValueError, IndexError, AttributeError) as error:
-            raise UsageError(f"the run's open episodes are damaged: {shown(error)}") from error
+        standing = (snapshot.state.get("collection") or {}).get("open_environments", ())
+        replay = build_replay(self.config, folder, rows=rows, open_environments=standing, device=self.device)
         replay.check_steps(snapshot.state["num_actions"], snapshot.state["n_envs"])
         return replay
 
@@ -546,6 +543,7 @@ class IRISAgent(HubAgent, PublishedAgent, BaseAlgorithm):
         settings = run.settings() if snapshot is None else snapshot.state
         if "seed" not in settings:
             raise UsageError(f"run={str(run_dir)!r} has no complete checkpoint yet, nor a seed to begin anew with")
+        check_entries({"env": None} | settings, SETTINGS, f"run={str(run_dir)!r}")
         if env is None and settings.get("env") is None:
             raise UsageError("env=None is not enough: the run's environment was given as an object; give it again")
         return cls(
@@ -658,10 +656,7 @@ class IRISAgent(HubAgent, PublishedAgent, BaseAlgorithm):
     def _restore(self, snapshot: Snapshot) -> None:
         checkpoint.load_modules(self.models.by_name(), snapshot.weights, "the saved agent")
         if self.run is not None:  # before the random streams, from which environments may draw
-            try:
-                self._restore_collection(snapshot)
-            except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError, RuntimeError) as error:
-                raise UsageError(f"where the run stood in its environment is damaged: {shown(error)}") from error
+            self._restore_collection(snapshot)
         restore_training(snapshot, self.trainer, self.streams)
         if not len(self.replay):  # a saved file has none, and the epoch cannot be ended without its steps
             self.trainer.begin_epoch_anew()

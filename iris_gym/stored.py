@@ -15,6 +15,7 @@ from iris_gym.training.stored_state import (
     TRAINING,
     Entries,
     check_entries,
+    check_run,
     check_start_frames,
     check_training_tensors,
 )
@@ -32,7 +33,9 @@ def check_stored(state: dict[str, Any], headers: Headers, source: str) -> None:
     with torch.device("meta"):
         learners = build_learners(config, models, RandomStreams(0, torch.device("cpu")))
     optimizers = {learner.name: learner.optimizer for learner in learners}
-    check_training_tensors(headers[TRAINING_FILE], optimizers, state["trainer"]["metric_counts"], source)
+    check_run(state, f"{source}: {STATE_FILE}")
+    metrics, collection = state["trainer"]["metric_counts"], _collection(state, config.lstm_dim)
+    check_training_tensors(headers[TRAINING_FILE], optimizers, metrics, collection, source)
     _check_starts(headers, source)
 
 
@@ -64,6 +67,14 @@ def _expected(state: dict[str, Any], entries: Entries, source: str) -> tuple[IRI
         raise UsageError(f"{source} holds a config that cannot be used: {error}") from error
     with torch.device("meta"):
         return config, create_models(config, state["num_actions"])
+
+
+def _collection(state: Mapping[str, Any], lstm_dim: int) -> dict[str, TensorSpec]:
+    """Where the environments and the LSTM stand."""
+    rows = state["n_envs"]
+    memory = TensorSpec(torch.float32, (rows, lstm_dim))
+    observations = TensorSpec(torch.uint8, (rows, *state["observation_shape"]))
+    return {"collection.hidden": memory, "collection.cell": memory, "collection.observations": observations}
 
 
 def _check_starts(headers: Headers, source: str) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import resource
+import shutil
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -186,3 +187,71 @@ def test_nothing_of_torch_is_drawn_by_looking(changed):
     before = torch.get_rng_state()
     refused(path, "unexpected")
     assert torch.equal(torch.get_rng_state(), before)
+
+
+# ------------------------------------------------------------------ what only a run has
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("run") / "run"
+    IRISAgent(Still(), IRISConfig.tiny(total_epochs=3), seed=0, device="cpu", run_dir=folder).learn(60)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "words"),
+    [
+        ("collection.resets", [-1], "resets=.* must be a list"),
+        ("collection.games", [{}], "games lacks 'emulator'"),
+        ("collection.games", 5, "games=5 must be a list"),
+        ("collection.open_environments", ["x"], "open_environments="),
+        ("collection.open_environments", [7], "environment 7 has an open episode, but no row"),
+        ("logs.lines", -1, "logs.lines=-1"),
+        ("logs.events", {"x": "y"}, "logs.events must map names to sizes"),
+        ("agent.episode_starts", [], "episode_starts must be 1"),
+        ("agent.episodes", [{}], "episodes lacks 'r'"),
+        ("agent.successes", [None], "successes="),
+    ],
+)
+def test_an_entry_of_a_run_that_cannot_be_is_named(run, tmp_path, path, value, words):
+    folder = shutil.copytree(run, tmp_path / "run")
+    for checkpoint in (folder / "checkpoints").glob("[0-9]*"):
+        state = json.loads((checkpoint / STATE_FILE).read_text())
+        group, name = path.split(".")
+        state[group][name] = value
+        (checkpoint / STATE_FILE).write_text(json.dumps(state))
+        (checkpoint / "complete").write_text("")
+    with pytest.raises(UsageError, match=words):
+        IRISAgent.resume(folder, Still(), device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("name", "tensor", "words"),
+    [
+        ("collection.hidden", torch.zeros(1, 5), "'collection.hidden' has shape"),
+        (
+            "collection.observations",
+            torch.zeros(2, 64, 64, 3, dtype=torch.uint8),
+            "'collection.observations' has shape",
+        ),
+        ("random.global_numpy", torch.zeros(626, dtype=torch.float64), "'random.global_numpy' has shape"),
+        ("random.global_numpy", torch.full((627,), 1e9, dtype=torch.float64), "random state 'global_numpy' is none"),
+        ("random.global_python", torch.full((626,), -1.0, dtype=torch.float64), "random state 'global_python' is none"),
+    ],
+)
+def test_a_tensor_of_a_run_that_cannot_be_is_named(run, tmp_path, name, tensor, words):
+    folder = shutil.copytree(run, tmp_path / "run")
+    for checkpoint in (folder / "checkpoints").glob("[0-9]*"):
+        save_file(load_file(checkpoint / TRAINING_FILE) | {name: tensor}, checkpoint / TRAINING_FILE)
+        (checkpoint / "complete").write_text("")
+    with pytest.raises(UsageError, match=words):
+        IRISAgent.resume(folder, Still(), device="cpu")
+
+
+def test_settings_that_cannot_be_are_named(run, tmp_path):
+    folder = shutil.copytree(run, tmp_path / "run")
+    shutil.rmtree(folder / "checkpoints")
+    (folder / "run.json").write_text('{"seed": "1", "env": 5}')
+    with pytest.raises(UsageError, match="env=5 must be a text"):
+        IRISAgent.resume(folder, device="cpu")

@@ -245,7 +245,10 @@ class Replay:
 
     def _reopen(self, rows: int, environments: Sequence[int]) -> None:
         for environment in environments:
-            last = int(np.flatnonzero(self._steps["environment"][:rows] == environment)[-1])
+            found = np.flatnonzero(self._steps["environment"][:rows] == environment)
+            if not len(found):
+                raise UsageError(f"replay {self._folder}: environment {environment} has an open episode, but no row")
+            last = int(found[-1])
             self._steps["truncated"][last] = False
 
     def _rebuild_episodes(self, rows: int) -> None:

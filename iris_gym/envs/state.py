@@ -17,6 +17,8 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
 from iris_gym.envs.atari import EpisodicLife, RepeatAction
 from iris_gym.envs.factory import CheckedObservations, ResizedImages
+from iris_gym.errors import UsageError
+from iris_gym.untrusted.documents import shown
 
 WRAPPERS: dict[type[gym.Env], tuple[str, ...]] = {
     AtariEnv: (),
@@ -43,10 +45,17 @@ def get_state(env: VecEnv) -> list[dict[str, Any]] | None:
 
 
 def set_state(env: VecEnv, states: list[dict[str, Any]]) -> None:
-    """Put the rows of an environment of the same kind where `get_state` found them."""
+    """Put the rows of an environment of the same kind where `get_state` found them.
+
+    Raises:
+        UsageError: these are no states of such an environment.
+    """
     assert type(env) is DummyVecEnv and has_state(env), "an environment without states"
-    for row, state in zip(env.envs, states, strict=True):
-        _set_row_state(row, state)
+    try:
+        for row, state in zip(env.envs, states, strict=True):
+            _set_row_state(row, state)
+    except (ValueError, KeyError, TypeError, SystemError) as error:
+        raise UsageError(f"the states of the games are none of this environment: {shown(str(error))}") from error
     env._reset_seeds()  # they are for a first reset, which these games have had
 
 
@@ -83,16 +92,31 @@ def _row_state(env: gym.Env) -> dict[str, Any]:
     }
 
 
+def _check_emulator(given: bytes, own: bytes) -> None:
+    """Raise `ValueError` for bytes that are no state of this game; ALE believes them, and may read on for ever.
+
+    Six numbers come first, then the length of the machine's state, which ends so many bytes before the end, then the
+    cartridge's checksum. What the machine's chips hold is not looked at: resume only runs that you trust.
+    """
+    own_rest, rest = (len(state) - int.from_bytes(state[24:28], "little") for state in (own, given))
+    if rest != own_rest or given[28:64] != own[28:64] or abs(len(given) - len(own)) > 1_000:
+        raise ValueError("an emulator's state that is none of this game")
+
+
 def _set_row_state(env: gym.Env, state: dict[str, Any]) -> None:
     game = env.unwrapped
     assert isinstance(game, AtariEnv)
     game.reset()
     for _ in range(WARM_UP):
         game.ale.act(Action.NOOP)
-    game.restore_state(ALEState(base64.b85decode(state["emulator"])))
+    emulator = base64.b85decode(state["emulator"])
+    _check_emulator(emulator, game.clone_state(include_rng=True).serialize())
+    layers = list(zip(_layers(env), state["layers"], strict=True))
+    attributes = [[(name, stored[name]) for name in WRAPPERS[type(layer)]] for layer, stored in layers]
+    game.restore_state(ALEState(emulator))
     game.np_random.bit_generator.state = state["random"]
-    for layer, attributes in zip(_layers(env), state["layers"], strict=True):
-        for name in WRAPPERS[type(layer)]:
-            setattr(layer, name, attributes[name])
+    for (layer, _), values in zip(layers, attributes, strict=True):
+        for name, value in values:
+            setattr(layer, name, value)
         if isinstance(layer, PassiveEnvChecker):  # which looks at the first reset and steps only; those are over
             layer.checked_reset = layer.checked_step = layer.checked_data_reuse = True

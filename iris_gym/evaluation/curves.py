@@ -2,7 +2,8 @@
 
 import csv
 import fnmatch
-import json
+import io
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,10 @@ from pathlib import Path
 import numpy as np
 
 from iris_gym.errors import UsageError
+from iris_gym.untrusted.documents import parse_json, read_document
+
+LOG_LIMIT = 100_000_000
+"""Bytes of the longest `progress.csv` that is read; an epoch takes some hundreds."""
 
 STEPS, EPOCH = "time/total_timesteps", "time/epoch"
 
@@ -59,14 +64,17 @@ class MeanCurve:
 def read_progress(run: Path) -> Progress:
     """Read a run folder. Raises `UsageError` where there is no run, or nothing was logged yet."""
     config, log = run / "config.json", run / "logs" / "progress.csv"
-    if not config.is_file():
+    if not os.path.isfile(config):
         raise UsageError(f"run={str(run)!r} is no run folder: it has no config.json")
+    if not os.path.isfile(log):
+        raise UsageError(f"run={str(run)!r} has no learning curve yet: {log.name} cannot be read")
     try:
-        with open(log, newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-        env = str(json.loads(config.read_text())["env"])
-    except OSError as error:
-        raise UsageError(f"run={str(run)!r} has no learning curve yet: {log.name} cannot be read") from error
+        rows = list(
+            csv.DictReader(io.StringIO(read_document(log, f"run={str(run)!r}", LOG_LIMIT).decode(), newline=""))
+        )
+        env = str(parse_json(read_document(config, f"run={str(run)!r}"))["env"])
+    except UsageError:
+        raise
     except (ValueError, KeyError, TypeError, csv.Error) as error:
         raise UsageError(f"run={str(run)!r} has a damaged {config.name} or {log.name}: {error}") from error
     if not rows or not {STEPS, EPOCH} <= set(rows[0]):

@@ -3,6 +3,8 @@
 import csv
 import io
 import json
+import math
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +15,8 @@ import numpy as np
 from iris_gym.errors import UsageError
 from iris_gym.evaluation.atari_100k import STATISTICS, AgentScores, aggregates, intervals
 from iris_gym.evaluation.scores import atari_game, reference_scores
+from iris_gym.untrusted.documents import parse_json, read_document, shown
+from iris_gym.untrusted.files import usable_path
 
 OWN_NAME = "iris_gym"
 """What agents of this package are called in the table; `IRIS` is the published one."""
@@ -94,8 +98,11 @@ def read_run(path: Path) -> Run:
         UsageError: there are none, or they are of no game of Atari 100k.
     """
     file = _scores_file(path)
+    if not os.path.isfile(file):
+        raise UsageError(f"runs: {str(path)!r} has no scores ({file.name}); run: iris-gym evaluate --run {path}")
+    content = read_document(file, f"runs: {str(file)!r}")
     try:
-        scores = json.loads(file.read_text())
+        scores = parse_json(content)
         game = atari_game(scores["env"])
         run = Run(
             path,
@@ -105,14 +112,14 @@ def read_run(path: Path) -> Run:
             len(scores["episodes"]),
             scores["protocol"],
         )
-    except OSError as error:
-        raise UsageError(
-            f"runs: {str(path)!r} has no scores ({file.name}); run: iris-gym evaluate --run {path}"
-        ) from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        if not math.isfinite(run.score):
+            raise ValueError("a score that is no number")
+    except (ValueError, LookupError, TypeError, AttributeError, OverflowError) as error:
         raise UsageError(f"runs: {str(file)!r} is no file of scores as iris-gym evaluate writes it") from error
     if game not in reference_scores()["games"]:
-        raise UsageError(f"runs: {str(path)!r} is of {scores['env']!r}, which is none of the 26 games of Atari 100k")
+        raise UsageError(
+            f"runs: {str(path)!r} is of {shown(scores['env'])}, which is none of the 26 games of Atari 100k"
+        )
     return run
 
 
@@ -150,7 +157,7 @@ def _agent_dict(agent: AgentScores) -> dict[str, Any]:
 
 
 def _scores_file(path: Path) -> Path:
-    if path.is_dir():
+    if usable_path("runs", path).is_dir():
         return path / "scores.json"
     return path if path.suffix == ".json" else path.with_suffix(".scores.json")
 

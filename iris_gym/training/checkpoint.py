@@ -198,8 +198,9 @@ def read_newest_checkpoint(root: Path, check: Check | None = None) -> Snapshot |
 
 
 def _read_checkpoint(folder: Path, check: Check | None) -> Snapshot:
-    _check_checksums(folder)
-    return Snapshot.from_files(FolderFiles(folder, FILES), repr(str(folder)), check)
+    files = FolderFiles(folder, FILES)
+    _check_checksums(folder, files)
+    return Snapshot.from_files(files, repr(str(folder)), check)
 
 
 def _checksums(folder: Path) -> dict[str, str]:
@@ -207,16 +208,18 @@ def _checksums(folder: Path) -> dict[str, str]:
     return {path.name: _sha256(path) for path in sorted(folder.iterdir())}
 
 
-def _check_checksums(folder: Path) -> None:
+def _check_checksums(folder: Path, files: Files) -> None:
     """Raise `UsageError` where a file is not what was written."""
+    source = f"checkpoint {str(folder)!r}"
+    content = read_document(folder / COMPLETE_FILE, source)
     try:
-        content = read_document(folder / COMPLETE_FILE, f"checkpoint {str(folder)!r}: {COMPLETE_FILE}")
         expected = parse_json(content or b"{}")  # empty before there were checksums
-        damaged = [name for name in FILES if name in expected and _sha256(folder / name) != expected[name]]
-    except (OSError, ValueError, TypeError) as error:
-        raise UsageError(f"checkpoint {str(folder)!r} is damaged: {error}") from error
+        damaged = [name for name in expected if name not in files or _sha256(folder / name) != expected[name]]
+    except (ValueError, TypeError) as error:
+        raise UsageError(f"{source} is damaged: {COMPLETE_FILE}: {error}") from error
     if damaged:
-        raise UsageError(f"checkpoint {str(folder)!r} is damaged: {', '.join(damaged)} changed since it was written")
+        names = ", ".join(name if name in FILES else shown(name) for name in damaged[:5])
+        raise UsageError(f"{source} is damaged: {names} changed since it was written")
 
 
 def _sha256(path: Path) -> str:

@@ -69,6 +69,8 @@ def _numpy_state() -> Tensor:
 
 def _set_numpy_state(state: Tensor) -> None:
     *words, place, has_gauss, gauss = state.tolist()
+    if not all(0 <= word < 2**32 for word in words) or not 0 <= place <= len(words):
+        raise ValueError("a word or a place out of range")  # NumPy would read beyond its words
     np.random.set_state(("MT19937", np.array(words, dtype=np.uint32), int(place), int(has_gauss), gauss))
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from iris_gym.errors import UsageError
 from iris_gym.training.checkpoint import Check, Snapshot, read_newest_checkpoint, read_zip
+from iris_gym.untrusted.documents import parse_json, read_document
 from iris_gym.untrusted.files import usable_path
 
 try:
@@ -110,8 +111,8 @@ class RunFolder:
     def settings(self) -> dict[str, Any]:
         """What the run was told besides its config; nothing where that is not known."""
         try:
-            settings = json.loads(self.settings_file.read_text())
-        except (OSError, ValueError):
+            settings = parse_json(read_document(self.settings_file, repr(str(self.settings_file))))
+        except ValueError:  # UsageError among them
             return {}
         return settings if isinstance(settings, dict) else {}
 

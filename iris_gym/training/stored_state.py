@@ -1,5 +1,6 @@
 """What the entries of a stored state have to be, whoever stored them: kinds, ranges, and nothing missing."""
 
+import math
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
@@ -35,14 +36,10 @@ MAX_METRIC = 1_000_000
 RANDOM_STATES, CUDA_STATE = ("collecting", "imagining", "predicting", "global"), "global_cuda"
 """Those of every training, and the one that it has only where there is a GPU."""
 
-HOST_STATES = {"global_numpy": 627, "global_python": 626}
-"""Of NumPy and of Python, as float64, and how many numbers each has."""
-
-COLLECTION = "collection."
-"""Begins the names of the tensors of an environment that a run stands in."""
-
-MAX_COLLECTION = 2**30
-"""Bytes of these all."""
+GLOBAL_STATES = {
+    "random.global_numpy": TensorSpec(torch.float64, (627,)),
+    "random.global_python": TensorSpec(torch.float64, (626,)),
+}
 
 ANY = TensorSpec(torch.uint8, ())
 """Stands for a tensor that is missing."""
@@ -64,6 +61,20 @@ def text(value: Any) -> str | None:
     return None if isinstance(value, str) and len(value) <= 200 else "a text of at most 200 characters"
 
 
+def text_of(most: int) -> Check:
+    return lambda value: (
+        None if isinstance(value, str) and len(value) <= most else f"a text of at most {most} characters"
+    )
+
+
+def list_of(check: Check, most: int = 1_000_000) -> Check:
+    def check_all(value: Any) -> str | None:
+        fits = isinstance(value, list) and len(value) <= most and not any(map(check, value))
+        return None if fits else f"a list, of at most {most}"
+
+    return check_all
+
+
 def mapping(value: Any) -> str | None:
     return None if isinstance(value, dict) else "a mapping"
 
@@ -78,11 +89,21 @@ def counts(value: Any) -> str | None:
     return None if fits else f"a mapping of at most {MAX_METRICS} names to whole numbers greater than 0"
 
 
+def real(value: Any) -> str | None:
+    fits = (type(value) is int and abs(value) <= COUNT) or (isinstance(value, float) and math.isfinite(value))
+    return None if fits else "a finite number"
+
+
+def flag(value: Any) -> str | None:
+    return None if isinstance(value, bool) else "true or false"
+
+
 def exactly(expected: str) -> Check:
     return lambda value: None if value == expected else repr(expected)
 
 
 counter = whole(0, COUNT)
+
 
 UPDATES: Entries = {"autoencoder": counter, "world_model": counter, "actor_critic": counter}
 
@@ -119,6 +140,48 @@ TRAINING: Entries = {
 """Of one that goes on training where it was stored."""
 
 
+RANDOM_STATE = TRAINING["sampling"]
+
+GAME: Entries = {"emulator": text_of(1_000_000), "random": RANDOM_STATE, "layers": list_of(mapping, 100)}
+"""The state of an Atari game, as `envs.state` keeps it."""
+
+COLLECTION: Entries = {
+    "resets": optional(list_of(counter)),
+    "games": optional(list_of(mapping, 65_536)),
+    "open_environments": list_of(whole(0, 65_535), 65_536),
+}
+"""Where a collection stands in its environment."""
+
+LOGS: Entries = {"lines": counter, "events": mapping}
+
+STATISTICS: Entries = {
+    "episode_starts": list_of(flag, 65_536),
+    "episode_num": counter,
+    "episodes": list_of(mapping, 1_000_000),
+    "successes": list_of(real),
+}
+"""What Stable-Baselines3 counts."""
+
+
+SETTINGS: Entries = {"env": AGENT["env"], "seed": AGENT["seed"]}
+"""Of a run that has saved nothing yet."""
+
+
+def check_run(state: Mapping[str, Any], source: str) -> None:
+    """The entries that only a run in its folder has, where they are there."""
+    for name, entries in (("collection", COLLECTION), ("logs", LOGS), ("agent", STATISTICS)):
+        if state.get(name) is not None:
+            check_entries(state[name], entries, f"{source}.{name}")
+    for game in state.get("collection", {}).get("games") or ():
+        check_entries(game, GAME, f"{source}.collection.games")
+    for episode in state.get("agent", {}).get("episodes", ()):
+        check_entries(episode, {"r": real, "l": real, "t": real}, f"{source}.agent.episodes")
+    if "agent" in state and len(state["agent"]["episode_starts"]) != state["n_envs"]:
+        raise UsageError(f"{source}.agent.episode_starts must be {state['n_envs']}, one for each environment")
+    if (logs := state.get("logs")) and any(map(counter, logs["events"].values())):
+        raise UsageError(f"{source}.logs.events must map names to sizes")
+
+
 def check_entries(values: Any, expected: Entries, source: str) -> None:
     """Raise `UsageError` for the first entry that is missing, no such value, or one too many in a mapping within.
 
@@ -147,16 +210,18 @@ def check_start_frames(found: Mapping[str, TensorSpec], shape: tuple[int, ...], 
 
 
 def check_training_tensors(
-    found: Mapping[str, TensorSpec], optimizers: Mapping[str, Optimizer], metrics: Collection[str], source: str
+    found: Mapping[str, TensorSpec],
+    optimizers: Mapping[str, Optimizer],
+    metrics: Collection[str],
+    collection: Mapping[str, TensorSpec],
+    source: str,
 ) -> None:
-    """Raise `UsageError` unless these are moments of the optimizers, all random states, and the sums of all `metrics`.
+    """Raise `UsageError` unless these are moments of the optimizers, all random states, the sums of all `metrics`, and
+    all or none of a `collection`.
 
     A parameter that was never updated has no moments yet.
     """
     random = {name: found[f"random.{name}"] for name in (*RANDOM_STATES, CUDA_STATE) if f"random.{name}" in found}
-    standing = {name: spec for name, spec in found.items() if name.startswith(COLLECTION)}
-    if sum(spec.size for spec in standing.values()) > MAX_COLLECTION:
-        raise UsageError(f"{source}: the tensors of its environment have more than {MAX_COLLECTION:,} bytes")
     sums = {name: found[f"metric.{name}"] for name in metrics if f"metric.{name}" in found}
     for name, spec in random.items():
         if spec.dtype != torch.uint8 or len(spec.shape) != 1 or spec.size > MAX_RANDOM_STATE:
@@ -166,13 +231,9 @@ def check_training_tensors(
             raise UsageError(f"{source}: tensor {shown('metric.' + name)} is {spec}, no sum of a metric")
     expected = _moments(found, optimizers)
     expected |= {f"random.{name}": random.get(name, ANY) for name in {*RANDOM_STATES, *random}}
+    expected |= {name: spec for name, spec in GLOBAL_STATES.items() if name in found}
+    expected |= collection if found.keys() & collection.keys() else {}
     expected |= {f"metric.{name}": sums.get(name, ANY) for name in metrics}
-    expected |= {
-        f"random.{name}": TensorSpec(torch.float64, (length,))
-        for name, length in HOST_STATES.items()
-        if f"random.{name}" in found
-    }
-    expected |= standing
     check_tensors(found, expected, source)
 
 

@@ -1,3 +1,4 @@
+import base64
 import json
 
 import gymnasium as gym
@@ -9,6 +10,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 
 from iris_gym.envs import make_env, make_vec_env
 from iris_gym.envs.state import get_state, has_state, set_state
+from iris_gym.errors import UsageError
 
 
 def play(env, steps: int, seed: int) -> list[tuple]:
@@ -52,3 +54,46 @@ def test_other_environments_and_wrappers_have_no_state_to_tell():
     assert not has_state(make_vec_env("ALE/Pong-v5", 1, atari_100k=False)), "actions are sticky there"
     wrapped = gym.wrappers.TransformReward(make_env("ALE/Pong-v5"), lambda reward: reward)
     assert get_state(DummyVecEnv([lambda: wrapped])) is None
+
+
+def shorter(state: dict) -> None:
+    state["emulator"] = state["emulator"][:1000]
+
+
+def lying(state: dict) -> None:
+    content = bytearray(base64.b85decode(state["emulator"]))
+    content[24:28] = (2**31 - 1).to_bytes(4, "little")
+    state["emulator"] = base64.b85encode(bytes(content)).decode()
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        shorter,
+        lying,
+        lambda state: state.update(emulator=base64.b85encode(bytes(14_420)).decode()),
+        lambda state: state.update(emulator="no base 85: \\"),
+        lambda state: state.update(random={}),
+        lambda state: state["layers"].pop(),
+        lambda state: state["layers"][0].clear(),
+    ],
+)
+def test_a_state_of_something_else_is_refused_at_once(spoil):
+    """ALE itself would read on for ever where the lengths in it lie."""
+    env = make_vec_env("ALE/Pong-v5", 1, seed=0)
+    env.reset()
+    states = get_state(env)
+    assert states is not None
+    spoil(states[0])
+    with pytest.raises(UsageError, match="are none of this environment"):
+        set_state(env, states)
+
+
+def test_the_state_of_another_game_is_refused():
+    pong, breakout = (make_vec_env(f"ALE/{game}-v5", 1, seed=0) for game in ("Pong", "Breakout"))
+    for env in (pong, breakout):
+        env.reset()
+    states = get_state(pong)
+    assert states is not None
+    with pytest.raises(UsageError, match="are none of this environment"):
+        set_state(breakout, states)

@@ -18,6 +18,8 @@ from mutations import TEXTS, Game, spoiled_bytes, spoiled_json
 from iris_gym import IRISAgent, IRISConfig, build_models
 from iris_gym.benchmark_table import ratios, read_result
 from iris_gym.data.replay import Replay
+from iris_gym.evaluation.curves import choose_metrics, common_clock, mean_curve, read_progress
+from iris_gym.evaluation.score_table import read_run, score_table
 from iris_gym.evaluation.scores import read_scores
 from iris_gym.published import published_names, read_published
 from iris_gym.registration import make_dream
@@ -362,10 +364,29 @@ def test_documents(fuzz, tmp_path):
         path.write_bytes(content)
         ratios(BENCH, read_result(path))
 
-    for valid, read in ((SCORES, load), (BENCH, compare)):
+    def tabulate(content: bytes) -> None:
+        path.write_bytes(content)
+        score_table([read_run(path)], ()).to_markdown()
+
+    for valid, read in ((SCORES, load), (BENCH, compare), (SCORES, tabulate)):
         text = json.dumps(valid).encode()
         trees = spoiled_json(valid).map(lambda tree: json.dumps(tree).encode())
         fuzz(trees | spoiled_bytes(text), read)
+
+
+def test_learning_curves(fuzz, copy_of):
+    run = copy_of("run")
+    log, config = run / "logs" / "progress.csv", run / "config.json"
+    rows, fields = log.read_bytes(), config.read_bytes()
+
+    def read(value: tuple[bytes, bytes]) -> None:
+        log.write_bytes(value[0])
+        config.write_bytes(value[1])
+        progress = read_progress(run)
+        for metric in choose_metrics([progress]):
+            mean_curve([progress.curve(metric, common_clock([progress]))])
+
+    fuzz(st.tuples(spoiled_bytes(rows) | st.just(rows), spoiled_bytes(fields) | st.just(fields)), read)
 
 
 def test_warnings_are_not_errors_here():
