@@ -12,11 +12,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import gymnasium
-import numpy as np
 import pytest
 import torch
 import yaml
-from gymnasium import Env, spaces
+from mutations import Still
 from stable_baselines3.common.save_util import load_from_pkl, load_from_zip_file
 
 from iris_gym import IRISAgent, IRISConfig, UsageError
@@ -25,19 +24,6 @@ from iris_gym.evaluation.scores import read_scores
 from iris_gym.policy import IRISPolicy
 from iris_gym.published import read_published
 from iris_gym.training.checkpoint import FILES
-
-
-class Still(Env):
-    """One image, three actions, episodes without end."""
-
-    observation_space = spaces.Box(0, 255, (64, 64, 3), np.uint8)
-    action_space = spaces.Discrete(3)
-
-    def reset(self, *, seed=None, options=None):
-        return np.zeros((64, 64, 3), np.uint8), {}
-
-    def step(self, action):
-        return np.zeros((64, 64, 3), np.uint8), 0.0, False, False, {}
 
 
 class Malicious:

@@ -8,29 +8,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from gymnasium import Env, spaces
+from mutations import Still
 from safetensors.torch import load_file, save_file
 
 from iris_gym import IRISAgent, IRISConfig, UsageError
 from iris_gym.training.checkpoint import START_FRAMES_FILE, STATE_FILE, TRAINING_FILE, WEIGHTS_FILE
 
 State = dict[str, Any]
-
-
-class Still(Env):
-    """One image, three actions, episodes without end."""
-
-    observation_space = spaces.Box(0, 255, (64, 64, 3), np.uint8)
-    action_space = spaces.Discrete(3)
-
-    def reset(self, *, seed=None, options=None):
-        return np.zeros((64, 64, 3), np.uint8), {}
-
-    def step(self, action):
-        return np.zeros((64, 64, 3), np.uint8), 0.0, False, False, {}
 
 
 @pytest.fixture(scope="module")

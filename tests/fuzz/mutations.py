@@ -112,6 +112,19 @@ def _places(tree: Any) -> Iterator[tuple[Any, Any]]:
         yield from _places(tree[key])
 
 
+class Still(gymnasium.Env):
+    """One image, three actions, episodes without end."""
+
+    observation_space = spaces.Box(0, 255, (64, 64, 3), np.uint8)
+    action_space = spaces.Discrete(3)
+
+    def reset(self, *, seed=None, options=None):
+        return np.zeros((64, 64, 3), np.uint8), {}
+
+    def step(self, action):
+        return np.zeros((64, 64, 3), np.uint8), 0.0, False, False, {}
+
+
 class Game(gymnasium.Env):
     """A few frames, three actions, episodes of seven steps."""
 
