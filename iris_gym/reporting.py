@@ -14,7 +14,7 @@ from iris_gym.envs import make_vec_env
 from iris_gym.errors import UsageError
 from iris_gym.evaluation.evaluate import check_play
 from iris_gym.evaluation.fidelity import measure
-from iris_gym.evaluation.fidelity_figures import check_matplotlib
+from iris_gym.evaluation.figures import check_figures
 from iris_gym.evaluation.files import write_atomically
 from iris_gym.evaluation.findings import Findings, jsonable, summarise
 from iris_gym.evaluation.real_episodes import RealEpisode, play_games
@@ -77,7 +77,7 @@ def report(
     """
     _check(episodes=episodes, starts=starts, horizon=horizon, context=context, max_steps=max_steps)
     check_play(temperature, seed)
-    check_matplotlib()
+    check_figures("a report needs")
     path = _checked_page(default_page(agent) if out is None else out)
     if not isinstance(agent, IRISAgent):
         agent = IRISAgent.load(agent, device=device)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from iris_gym.errors import UsageError
+from iris_gym.evaluation.figures import check_figures
 from iris_gym.evaluation.findings import Findings, floats
 
 BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#595959"
@@ -31,14 +31,6 @@ Line = tuple[str, str, str, str]
 
 Axes = Any
 """Matplotlib's, which is not there without the extra."""
-
-
-def check_matplotlib() -> None:
-    """Raise `UsageError` where figures cannot be drawn."""
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError as error:
-        raise UsageError('a report needs matplotlib; run: pip install "iris-gym[plot]"') from error
 
 
 def tokens_by_horizon(findings: Findings) -> bytes:
@@ -217,7 +209,7 @@ def _figure(
     panels: int, *, width: float = 9.0, height: float = 3.8
 ) -> Iterator[tuple[list[Axes], Callable[[], bytes]]]:
     """Panels side by side, and what makes an SVG of them. No window, and no global setting of Matplotlib is touched."""
-    check_matplotlib()
+    check_figures("a report needs")
     from matplotlib import rc_context
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure

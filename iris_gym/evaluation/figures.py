@@ -24,12 +24,12 @@ THRESHOLDS = np.linspace(0, 5, 201)
 FORMATS = (".png", ".pdf", ".svg")
 
 
-def check_figures() -> None:
-    """Raise `UsageError` where no figure can be drawn."""
+def check_figures(what: str = "figures need") -> None:
+    """Raise `UsageError`, which says `what` matplotlib is for, where no figure can be drawn."""
     try:
         import matplotlib  # noqa: F401, an optional package
     except ImportError as error:
-        raise UsageError('figures need matplotlib; run: pip install "iris-gym[plot]"') from error
+        raise UsageError(f'{what} matplotlib; run: pip install "iris-gym[plot]"') from error
 
 
 def save_figure(path: Path, figure: "Figure") -> None:
