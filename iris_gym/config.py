@@ -12,6 +12,7 @@ import yaml
 
 from iris_gym.config_limits import check_limits, check_parameters
 from iris_gym.errors import UsageError
+from iris_gym.evaluation.evaluate import MAX_STEPS
 from iris_gym.types import FRAME_SIZE
 from iris_gym.untrusted.documents import parse_json, parse_yaml, read_document, shown
 
@@ -139,7 +140,7 @@ class IRISConfig:
     """Epochs between evaluations in the real environment. 0: never."""
     eval_episodes: int = 16
     """Episodes of an evaluation during training."""
-    max_eval_steps: int = 27_000
+    max_eval_steps: int = MAX_STEPS
     """Steps after which an episode of an evaluation is cut; as many as 108,000 frames, at which Atari games are cut."""
 
     checkpoint_interval: int = 5

@@ -58,8 +58,8 @@ class Evaluate:
     """iris: each raw frame resized before the maximum of two. ale: ALE's own, faster. None: the run's; or iris."""
     seed: int = 0
     """Of the first game; game i has seed + i."""
-    max_steps: int = MAX_STEPS
-    """Steps after which a game is cut."""
+    max_steps: int | None = None
+    """Steps after which a game is cut. None: the run's max_eval_steps, or 27,000 with a function."""
     workers: Literal["auto"] | int = "auto"
     """Processes to play in; auto: as many as there are cores and work for. They change no score."""
     video: bool = False
@@ -113,7 +113,7 @@ class Evaluate:
                 "preprocessing": preprocessing,
                 "atari_100k": config.atari_100k,
                 "env_steps_trained": agent.trainer.env_steps,
-                "max_steps": self.max_steps,
+                "max_steps": config.max_eval_steps if self.max_steps is None else self.max_steps,
             },
             scores_file=file,
             media=RunFolder(run).media if run.is_dir() else file.parent,
@@ -133,7 +133,7 @@ class Evaluate:
                 "deterministic": self.deterministic,
                 "preprocessing": preprocessing,
                 "atari_100k": True,
-                "max_steps": self.max_steps,
+                "max_steps": MAX_STEPS if self.max_steps is None else self.max_steps,
             },
             scores_file=file,
             media=file.parent,
@@ -148,7 +148,7 @@ class Evaluate:
                 episodes=self.episodes,
                 seed=self.seed,
                 workers=max(workers, 1) if self.workers == "auto" else workers,
-                max_steps=self.max_steps,
+                max_steps=contest.protocol["max_steps"],
                 on_episode=lambda _: bar.update(),
             )
         return summary(contest.env_id, scores, contest.protocol)
@@ -156,7 +156,7 @@ class Evaluate:
     def _film(self, contest: _Contest) -> Path:
         path = contest.media / f"evaluation_seed{self.seed}.mp4"
         name = contest.env_id.removeprefix("ALE/")
-        options = dict(episodes=self.episodes, seed=self.seed, max_steps=self.max_steps)
+        options = dict(episodes=self.episodes, seed=self.seed, max_steps=contest.protocol["max_steps"])
         images = film(contest.player, contest.open_env, name, **options)
         write_video(path, images, frames_per_second(contest.env_id))
         return path
