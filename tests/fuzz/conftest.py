@@ -37,7 +37,7 @@ def fuzz(request) -> Callable[..., None]:
     name = request.node.name.removeprefix("test_")
     wanted = request.config.getoption("--fuzz-examples", None)
 
-    def run(strategy: st.SearchStrategy, target: Target, *, share: float = 1.0, fewest: int = 3) -> None:
+    def run(strategy: st.SearchStrategy, target: Target, *, share: float = 1.0, fewest: int = 20) -> None:
         @settings(
             max_examples=max(round(share * wanted), 1) if wanted else fewest,
             deadline=None,

@@ -157,7 +157,7 @@ def test_tensors(fuzz, copy_of, name, use):
         return other
 
     share = 1 if use is act else 0.25
-    fuzz(spoiled_tensors(valid) | absurd_numbers(valid), load, share=share, fewest=2 if use is act else 1)
+    fuzz(spoiled_tensors(valid) | absurd_numbers(valid), load, share=share, fewest=15 if use is act else 4)
 
 
 def _replace(run: Path, other: Path) -> None:
@@ -181,7 +181,7 @@ def test_state(fuzz, copy_of, use):
     trees = spoiled_json(valid) | spoiled_json(without_config).map(
         lambda tree: {"config": valid["config"], **tree} if isinstance(tree, dict) else tree
     )
-    fuzz(trees, load, share=2 if use is act else 0.5, fewest=3 if use is act else 1)
+    fuzz(trees, load, share=2 if use is act else 0.5, fewest=20 if use is act else 6)
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors", "start_frames.safetensors"])
@@ -237,7 +237,7 @@ def test_replay_in_a_run(fuzz, copy_of):
         go_on(run.with_name("other"))
 
     spoiled = spoiled_bytes(steps, (slice(0, 60 * 18),))
-    fuzz(st.tuples(st.just(header) | spoiled_bytes(header), spoiled), load, share=0.25, fewest=2)
+    fuzz(st.tuples(st.just(header) | spoiled_bytes(header), spoiled), load, share=0.25, fewest=4)
 
 
 # ------------------------------------------------------------------ published checkpoints
