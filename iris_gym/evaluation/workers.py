@@ -57,9 +57,7 @@ def _start(workers: int, job: bytes) -> dict[Connection, SpawnProcess]:
     """New processes rather than forks: threads and a GPU's context do not survive a fork."""
     context = multiprocessing.get_context("spawn")
     crew = {}
-    with (
-        _interrupts_ignored()
-    ):  # a worker inherits it: Ctrl-C reaches all of the terminal, but is the parent's to handle
+    with _interrupts_ignored():  # workers inherit it: Ctrl-C reaches all processes, but is the parent's to handle
         for _ in range(workers):
             here, there = context.Pipe()
             process = context.Process(target=_work, args=(there, job), daemon=True)
