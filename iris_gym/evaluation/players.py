@@ -85,6 +85,10 @@ class FunctionPlayer:
         self.name = name
         self.deterministic = deterministic
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What another process needs, which imports the function by itself: not what `prepare` has found here."""
+        return {"name": self.name, "deterministic": self.deterministic}
+
     def prepare(self, rows: int, num_actions: int) -> None:
         self.function = load_function(self.name)
         self.takes = _keywords_of(self.function)
