@@ -9,6 +9,7 @@ def config(**changes) -> IRISConfig:
     return IRISConfig.tiny(**({"atari_100k": False, "max_env_steps": 600} | changes))
 
 
+@pytest.mark.slow
 def test_the_last_epochs_that_collect_are_projected_and_trained():
     """Of the schedule only the start epochs and a stop are passed over, so that every component learns."""
     parts = []
@@ -27,16 +28,3 @@ def test_the_last_epochs_that_collect_are_projected_and_trained():
 def test_a_run_has_only_so_many_epochs(epochs):
     with pytest.raises(UsageError, match=f"check_epochs={epochs} must lie between 1 and 29"):
         check_projection(config(), epochs, device="cpu")
-
-
-@pytest.mark.slow
-def test_the_projection_is_near_the_truth():
-    """Within 15 %, in one of three tries: another program may take the machine from either side at any time."""
-    updates = dict(
-        autoencoder_updates_per_epoch=60, transformer_updates_per_epoch=60, actor_critic_updates_per_epoch=30
-    )
-    steady = config(max_env_steps=2_000, env_steps_per_epoch=200, **updates)
-    ratios = []
-    while len(ratios) < 3 and not any(0.85 < ratio < 1.15 for ratio in ratios):
-        ratios.append(check_projection(steady, 4, device="cpu")["ratio"])
-    assert any(0.85 < ratio < 1.15 for ratio in ratios), ratios
