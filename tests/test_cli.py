@@ -492,6 +492,7 @@ def test_small_networks_take_one_thread(threads, width, chosen, monkeypatch):
     assert asked == chosen
 
 
+@pytest.mark.slow
 def test_bench_measures_a_game_and_compares_itself_with_itself(here, cli):
     flags = ("--preset", "tiny", "--device", "cpu", "--repeats", 1)
     status, out, _ = cli("bench", *flags, "--json", "bench.json")
@@ -505,6 +506,7 @@ def test_bench_measures_a_game_and_compares_itself_with_itself(here, cli):
     assert "the other result differs from this one in config" in out
 
 
+@pytest.mark.slow
 def test_bench_holds_its_projection_against_a_run(here, cli):
     flags = ("--preset", "tiny", "--device", "cpu", "--repeats", 1, "--no-atari-100k", "--max-env-steps", 200)
     status, out, _ = cli("bench", *flags, "--check-epochs", 1, "--json", "check.json")

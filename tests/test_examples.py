@@ -46,6 +46,7 @@ def test_custom_env(tmp_path):
     assert "over 20 episodes" in run("custom_env.py", "--total-timesteps", "80", "--tiny", folder=tmp_path)
 
 
+@pytest.mark.slow
 def test_sb3_ppo_in_dream(trained, tmp_path):
     flags = "--total-timesteps 256 --num-envs 4 --games 2".split()
     assert "real MinAtar/Breakout-v1: return" in run(
@@ -66,22 +67,26 @@ def test_evaluate_ppo(tmp_path):
     assert json.loads((tmp_path / "scores.json").read_text())["protocol"]["agent"] == "evaluate_ppo:act"
 
 
+@pytest.mark.slow
 def test_recurrent_ppo_in_dream(trained, tmp_path):
     flags = "--total-timesteps 256 --num-envs 4".split()
     answer = run("recurrent_ppo_in_dream.py", "--run", str(trained), *flags, folder=tmp_path)
     assert "learned from 256 imagined steps" in answer
 
 
+@pytest.mark.slow
 def test_torch_ppo_in_dream(trained, tmp_path):
     flags = "--iterations 2 --num-envs 8 --steps 20".split()
     answer = run("torch_ppo_in_dream.py", "--checkpoint", str(trained), *flags, folder=tmp_path)
     assert "iteration 2: mean imagined reward" in answer
 
 
+@pytest.mark.slow
 def test_torchrl_in_dream(trained, tmp_path):
     assert "320 imagined steps" in run("torchrl_in_dream.py", "--run", str(trained), folder=tmp_path)
 
 
+@pytest.mark.slow
 def test_record_dream(trained, tmp_path):
     run("record_dream.py", "--run", str(trained), "--max-steps", "20", folder=tmp_path)
     written = {path.relative_to(tmp_path / "media").as_posix() for path in (tmp_path / "media").rglob("*.*")}
@@ -94,6 +99,7 @@ def test_record_dream(trained, tmp_path):
     }
 
 
+@pytest.mark.slow
 def test_bf16_agreement(tmp_path):
     IRISAgent("MinAtar/Breakout-v1", IRISConfig.tiny(), device="cpu", run_dir=tmp_path / "run").learn(60)
     answer = run("bf16_agreement.py", "--run", "run", "--rows", "8", folder=tmp_path)

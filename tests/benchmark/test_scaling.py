@@ -28,6 +28,7 @@ def test_a_growth_becomes_an_entry():
     }
 
 
+@pytest.mark.slow
 def test_every_scale_is_measured_size_by_size(monkeypatch):
     sizes = {"batch": (2,), "horizon": (3,), "context": (5,), "replay": (40, 80)}
     monkeypatch.setattr(module, "SCALES", sizes)

@@ -53,6 +53,7 @@ def test_a_player_is_sent_whole(player):
     )
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_scores_of_one(player):
     told = []
     alone = evaluate(player, CORRIDOR, episodes=20, seed=7)
