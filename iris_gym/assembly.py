@@ -92,7 +92,9 @@ def create_models(config: IRISConfig, num_actions: int) -> Models:
         gradient_checkpointing=config.gradient_checkpointing,
         outcomes_in_sequence=config.sequence_layout == "frame_action_reward_end",
     )
-    actor_critic = ActorCritic(num_actions, lstm_dim=config.lstm_dim, zero_heads=config.zero_heads)
+    actor_critic = ActorCritic(
+        num_actions, channels=config.actor_channels, lstm_dim=config.lstm_dim, zero_heads=config.zero_heads
+    )
     return Models(tokenizer, world_model, actor_critic)
 
 

@@ -93,6 +93,8 @@ class IRISConfig:
     transformer_first_updates: int | None = None
     """Updates of the world model's first epoch; see `autoencoder_first_updates`."""
 
+    actor_channels: int = 32
+    """Channels of the actor-critic's first two convolutions; the last two have twice as many."""
     lstm_dim: int = 512
     """Width of the actor-critic's LSTM."""
     zero_heads: bool = False
@@ -307,7 +309,7 @@ POSITIVE = (
     "max_env_steps vocab_size token_embedding_dim encoder_channels encoder_output_channels codebook_decay "
     "autoencoder_learning_rate autoencoder_batch_size transformer_layers transformer_embed_dim transformer_heads "
     "transformer_learning_rate transformer_batch_size lstm_dim discount actor_critic_learning_rate "
-    "actor_critic_batch_size max_gradient_norm env_steps_per_epoch total_epochs checkpoint_interval "
+    "actor_critic_batch_size actor_channels max_gradient_norm env_steps_per_epoch total_epochs checkpoint_interval "
     "keep_checkpoints eval_episodes accumulate_gradients max_bad_updates max_eval_steps"
 ).split()
 NON_NEGATIVE = (

@@ -30,6 +30,7 @@ LARGEST: dict[str, float] = {
     "transformer_batch_size": 65_536,
     "transformer_updates_per_epoch": 1_000_000,
     "transformer_first_updates": 1_000_000,
+    "actor_channels": 4_096,
     "lstm_dim": 16_384,
     "imagination_horizon": 10_000,
     "burn_in": 10_000,
@@ -96,5 +97,6 @@ def estimated_parameters(values: Mapping[str, Any]) -> dict[str, int]:
         "vocab_size transformer_embed_dim": 2 * vocab * width,
         "vocab_size token_embedding_dim": 2 * vocab * code,
         "encoder_channels encoder_output_channels token_embedding_dim": convolutions + ends,
-        "lstm_dim": 4 * lstm * (1024 + lstm),
+        "actor_channels lstm_dim": 4 * lstm * (32 * values["actor_channels"] + lstm)
+        + 70 * values["actor_channels"] ** 2,
     }

@@ -7,19 +7,19 @@ from torch import Tensor, nn
 from iris_gym.functional import before_end, lambda_returns
 from iris_gym.types import FRAME_SHAPE, FRAME_SIZE, RecurrentState, Trajectory
 
-CHANNELS = (32, 32, 64, 64)
-
 
 class ActorCritic(nn.Module):
     """Action logits and a value from what has been seen so far."""
 
-    def __init__(self, num_actions: int, *, lstm_dim: int = 512, zero_heads: bool = False) -> None:
+    def __init__(self, num_actions: int, *, channels: int = 32, lstm_dim: int = 512, zero_heads: bool = False) -> None:
+        """The first two convolutions have so many `channels`, the last two twice as many."""
         super().__init__()
+        widths = (channels, channels, 2 * channels, 2 * channels)
         layers: list[nn.Module] = []
-        for in_channels, out_channels in zip((FRAME_SHAPE[0], *CHANNELS), CHANNELS, strict=False):
+        for in_channels, out_channels in zip((FRAME_SHAPE[0], *widths), widths, strict=False):
             layers += [nn.Conv2d(in_channels, out_channels, 3, padding=1), nn.MaxPool2d(2), nn.ReLU()]
         self.convolutions = nn.Sequential(*layers, nn.Flatten())
-        features = CHANNELS[-1] * (FRAME_SIZE // 2 ** len(CHANNELS)) ** 2
+        features = widths[-1] * (FRAME_SIZE // 2 ** len(widths)) ** 2
         self.lstm = nn.LSTM(features, lstm_dim, batch_first=True)
         self.actor = nn.Linear(lstm_dim, num_actions)
         self.critic = nn.Linear(lstm_dim, 1)

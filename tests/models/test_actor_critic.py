@@ -153,7 +153,7 @@ def test_a_good_action_becomes_likelier_and_the_value_moves_to_the_return():
 
 
 def test_what_comes_behind_an_end_counts_only_where_it_is_to_be_learned():
-    """The end is at step 1 of tiny_trajectory; a longer one has steps behind it, of which the loss must know nothing."""
+    """The end is at step 1 of five."""
     seen, state = frames(1, 5), (torch.zeros(1, 8), torch.zeros(1, 8))
     ends = torch.tensor([[False, True, False, False, False]])
 
