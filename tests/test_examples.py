@@ -1,5 +1,6 @@
 """Every example runs as a user would run it, made short by its own flags."""
 
+import importlib
 import json
 import os
 import subprocess
@@ -104,3 +105,72 @@ def test_bf16_agreement(tmp_path):
     IRISAgent("MinAtar/Breakout-v1", IRISConfig.tiny(), device="cpu", run_dir=tmp_path / "run").learn(60)
     answer = run("bf16_agreement.py", "--run", "run", "--rows", "8", folder=tmp_path)
     assert [line.split()[0] for line in answer.splitlines()][:2] == ["encode", "next_token"]
+
+
+STUDY = "--out results --preset tiny --steps 100 --episodes 2 --dream-steps 1024".split()
+
+
+@pytest.mark.slow
+def test_study(tmp_path):
+    flags = [*STUDY, *"--seeds 3 --environments MinAtar-Breakout --longer 260".split()]
+    answer = run("study.py", *flags, folder=tmp_path)
+    agents = "random iris ppo dqn recurrent_ppo dream_ppo".split()
+    names = {f"{agent}__MinAtar-Breakout__3" for agent in agents}
+    names |= {f"{agent}__longer__MinAtar-Breakout__3" for agent in ("ppo", "dqn", "recurrent_ppo")}
+    assert {path.stem for path in (tmp_path / "results").glob("*.json")} == names
+    assert "FAILED" not in answer and (tmp_path / "results" / "curves.png").exists()
+
+    results = {name: json.loads((tmp_path / "results" / f"{name}.json").read_text()) for name in names}
+    steps = {name: [point["env_steps"] for point in result["points"]] for name, result in results.items()}
+    assert steps["random__MinAtar-Breakout__3"] == [0]
+    assert all(steps[f"{agent}__MinAtar-Breakout__3"][-1] == 100 for agent in agents[1:])
+    assert all(result["reached"] or steps[name][-1] == 260 for name, result in results.items() if "longer" in name)
+    table = (tmp_path / "results" / "table.md").read_text()
+    assert "Missing: none." in table and "PPO in IRIS's dream" in table and "Environment steps until" in table
+
+    (tmp_path / "results" / "ppo__MinAtar-Breakout__3.json").unlink()
+    again = run("study.py", *flags, folder=tmp_path)
+    assert "[1/1] ppo__MinAtar-Breakout__3: done" in again and again.count("[1/") == 1
+    other = subprocess.run(
+        [sys.executable, str(EXAMPLES / "study.py"), *flags, "--steps", "90"],
+        cwd=tmp_path,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert other.returncode == 1 and "choose another --out" in other.stderr.splitlines()[-1]
+
+
+def test_study_report(tmp_path):
+    """The middle three of five seeds, the better of two ways to play, and what is missing by its name."""
+    folder = tmp_path / "results"
+    folder.mkdir()
+    sizes = {"steps": 100, "episodes": 2, "dream_steps": 1024, "preset": "tiny"}
+    for seed, value in enumerate((0.0, 0.5, 0.6, 0.7, 1.0)):
+        for name, ways in (("iris", {"temperature 0.5": value}), ("ppo", {"sampled": value / 2, "greedy": 0.1})):
+            evaluations = {
+                way: {"mean": mean, "deviation": 0.1, "solved": 0.5, "length": 10.0, "cut": 0.0}
+                for way, mean in ways.items()
+            }
+            point = {"env_steps": 100, "seconds": 10.0 + seed, "cpu_seconds": 9.0, "evaluations": evaluations}
+            result = {"agent": name, "seed": seed, "sizes": sizes, "points": [point], "reached": False}
+            (folder / f"{name}__MiniGrid-Empty-5x5__{seed}.json").write_text(json.dumps(result))
+    run("study.py", *STUDY, "--figures", "--environments", "MiniGrid-Empty-5x5", folder=tmp_path)
+    table = (folder / "table.md").read_text()
+    assert "| IRIS (5) | temperature 0.5 | 0.60 [" in table
+    assert "| PPO (5) | sampled | 0.30 [" in table
+    assert "| MiniGrid-Empty-5x5 | IRIS | 4 | 100 | 1.000 | 50% | 10.0 | 14 | 9 |" in table
+    assert "Missing: random__MiniGrid-Empty-5x5__0, " in table
+    assert (folder / "curves.png").stat().st_size > 10_000
+
+
+def test_each_ablation_of_the_study_is_a_usable_config(monkeypatch):
+    monkeypatch.syspath_prepend(EXAMPLES)
+    agents, jobs = (importlib.import_module(f"study_parts.{name}") for name in ("agents", "jobs"))
+    chosen = jobs.ablation_jobs(Path("results"), jobs.Sizes(), [0])
+    configs = [agents.iris_config(job) for job in chosen]
+    for config in configs:
+        config.validate()
+    assert [job.ablation for job in chosen] == [None, *jobs.ABLATIONS]
+    assert all(config != configs[0] for config in configs[1:])
+    assert len({job.file for job in chosen}) == len(chosen)

@@ -87,6 +87,17 @@ def test_minatar_is_painted_crisp_and_repeatable():
     env.close()
 
 
+def test_a_game_by_a_minatar_name_does_not_hide_those_of_minatar(monkeypatch):
+    registry = {name: spec for name, spec in gym.registry.items() if not name.startswith("MinAtar/")}
+    monkeypatch.setattr(gym.envs.registration, "registry", registry)
+    monkeypatch.setattr(gym, "registry", registry)
+    keywords = {"game": "breakout", "sticky_action_prob": 0.0}
+    gym.register("MinAtar/Unsticky-v0", entry_point="minatar.gym:BaseEnv", kwargs=keywords)
+    unsticky = make_env("MinAtar/Unsticky-v0").unwrapped
+    assert unsticky.game.sticky_action_prob == 0.0  # pyright: ignore[reportAttributeAccessIssue]
+    make_env("MinAtar/Breakout-v1").close()
+
+
 def test_paint_gives_each_cell_a_block():
     state = np.zeros((2, 2, 10), bool)
     state[0, 1, 0] = state[1, 1, 2] = state[1, 1, 9] = True

@@ -1,0 +1,67 @@
+"""Does it learn, and how does it compare? IRIS against model-free agents on the same frames, over several seeds.
+
+python examples/study.py --out examples/study_results              # all of it; an interrupted study goes on
+python examples/study.py --out examples/study_results --longer 100000      # and how long the others take to get as far
+python examples/study.py --out examples/study_results --ablations  # what of IRIS carries it
+python examples/study.py --out examples/study_results --figures    # the table and figures of what there is
+
+Each agent, environment and seed leaves one JSON file in the folder. The parts are in `study_parts`.
+"""
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+import tyro
+from study_parts.environments import IDS
+from study_parts.jobs import AGENTS, MODEL_FREE, Job, Sizes, ablation_jobs, jobs_of
+from study_parts.report import interquartile_mean, way_to_play, write_report
+from study_parts.running import run_jobs
+
+from iris_gym.errors import UsageError
+
+
+def longer_jobs(jobs: list[Job], longest: int, seeds: tuple[int, ...]) -> list[Job]:
+    """The model-free ones among `jobs`, told how far IRIS came, where all of its seeds are done."""
+    goals = {}
+    for environment in {job.environment for job in jobs}:
+        iris = [Job(jobs[0].folder, "iris", environment, seed, jobs[0].sizes).result() for seed in seeds]
+        results = [result for result in iris if result is not None]
+        if len(results) == len(seeds):
+            way = way_to_play(results)
+            finals = [result["points"][-1]["evaluations"][way]["mean"] for result in results]
+            goals[environment] = interquartile_mean(finals)[0]
+    chosen = [job for job in jobs if job.agent in MODEL_FREE and job.environment in goals]
+    return [replace(job, longest=longest, goal=goals[job.environment]) for job in chosen]
+
+
+def main(
+    out: Path,
+    sizes: tyro.conf.OmitArgPrefixes[Sizes],
+    agents: tuple[Literal[AGENTS], ...] = AGENTS,  # pyright: ignore[reportInvalidTypeForm]
+    environments: tuple[Literal[tuple(IDS)], ...] = tuple(IDS),  # pyright: ignore[reportInvalidTypeForm]
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4),
+    jobs: int = 2,
+    longer: int | None = None,
+    ablations: bool = False,
+    figures: bool = False,
+) -> None:
+    """Run what has no result in `out` yet, `jobs` at once, each on one core, then write the table and the figures."""
+    if not (figures or ablations):
+        chosen = jobs_of(out, sizes, agents, environments, seeds)
+        run_jobs([job for job in chosen if job.agent != "dream_ppo"], jobs)
+        run_jobs([job for job in chosen if job.agent == "dream_ppo" and job.iris.result()], jobs)
+        if longer:
+            run_jobs(longer_jobs(chosen, longer, seeds), jobs)
+    if ablations:
+        run_jobs(ablation_jobs(out, sizes, seeds), jobs)
+    for path in write_report(out, sizes, environments, seeds):
+        print(path)
+
+
+if __name__ == "__main__":
+    try:
+        tyro.cli(main)
+    except UsageError as error:
+        sys.exit(f"study.py: {error}")

@@ -1,0 +1,130 @@
+"""What is run: one job is one agent in one environment with one seed, and leaves one small JSON file."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from iris_gym.errors import UsageError
+
+from .environments import IDS
+
+MODEL_FREE = ("ppo", "dqn", "recurrent_ppo")
+AGENTS = ("random", "iris", *MODEL_FREE, "dream_ppo")
+
+CHECKPOINTS = (1_000, 2_000, 3_000, 4_000, 5_000, 7_000)
+"""Environment steps after which an agent is evaluated, besides after its last."""
+LONGER_INTERVAL = 5_000
+"""And from the usual end on, where a model-free agent goes on until it is as far as IRIS."""
+
+ABLATED_ENVIRONMENT = "MiniGrid-Empty-5x5"
+ABLATIONS: dict[str, dict[str, Any]] = {
+    "gradient codebook": dict(codebook="gradient"),
+    "no dead-code reset": dict(dead_code_threshold=0),
+    "tokenizer never frozen": dict(slow_autoencoder_after=None, stop_autoencoder_after=None),
+    "no burn-in": dict(burn_in=0),
+    "context of 4": dict(transformer_timesteps=4),
+    "context of 20": dict(transformer_timesteps=20),
+    "horizon of 5": dict(imagination_horizon=5),
+    "horizon of 20": dict(imagination_horizon=20),
+}
+"""By its name, what is changed in the preset."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """What the results in one folder have in common, so that they can be compared."""
+
+    steps: int = 10_000
+    """Environment steps that an agent may take."""
+    episodes: int = 100
+    """Of each evaluation."""
+    dream_steps: int = 100_000
+    """Imagined steps of PPO in the dream."""
+    preset: str = "small"
+    """Of IRIS."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One run."""
+
+    folder: str
+    agent: str
+    environment: str
+    seed: int
+    sizes: Sizes
+    ablation: str | None = None  # one of ABLATIONS
+    longest: int | None = None  # steps at most, to go on until `goal`
+    goal: float | None = None  # mean return at which the agent is as far as IRIS
+
+    @property
+    def name(self) -> str:
+        variant = self.ablation or ("longer" if self.longest else None)
+        return "__".join(
+            [self.agent, *([variant.replace(" ", "-")] if variant else []), self.environment, f"{self.seed}"]
+        )
+
+    @property
+    def file(self) -> Path:
+        return Path(self.folder) / f"{self.name}.json"
+
+    @property
+    def iris(self) -> "Job":
+        """The run of IRIS with the same environment and seed."""
+        return Job(self.folder, "iris", self.environment, self.seed, self.sizes)
+
+    @property
+    def agent_file(self) -> Path:
+        """Where a run of IRIS keeps its agent for PPO to dream in."""
+        return Path(self.folder) / "agents" / f"{self.name}.zip"
+
+    @property
+    def env_id(self) -> str:
+        return IDS[self.environment]
+
+    @property
+    def env_steps(self) -> int:
+        return self.longest or self.sizes.steps
+
+    def checkpoints(self) -> list[int]:
+        later = range(self.sizes.steps, self.env_steps, LONGER_INTERVAL)
+        return sorted({*(step for step in CHECKPOINTS if step < self.sizes.steps), *later, self.env_steps})
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> "Job":
+        values = json.loads(text)
+        return cls(**(values | {"sizes": Sizes(**values["sizes"])}))
+
+    def result(self) -> dict[str, Any] | None:
+        """What the job found; None where it was not done yet. Raises `UsageError` where it was one of other sizes."""
+        if not self.file.exists():
+            return None
+        result = json.loads(self.file.read_text())
+        if result["sizes"] != asdict(self.sizes):
+            raise UsageError(f"{self.file} is of {result['sizes']}, not {asdict(self.sizes)}; choose another --out")
+        return result
+
+
+def jobs_of(
+    folder: Path, sizes: Sizes, agents: Sequence[str], environments: Sequence[str], seeds: Sequence[int]
+) -> list[Job]:
+    return [
+        Job(str(folder), agent, environment, seed, sizes)
+        for environment in environments
+        for agent in agents
+        for seed in seeds
+    ]
+
+
+def ablation_jobs(folder: Path, sizes: Sizes, seeds: Sequence[int]) -> list[Job]:
+    """The preset as it is first, for the others are compared with it."""
+    return [
+        Job(str(folder), "iris", ABLATED_ENVIRONMENT, seed, sizes, ablation)
+        for ablation in (None, *ABLATIONS)
+        for seed in seeds
+    ]

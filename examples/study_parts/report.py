@@ -1,0 +1,218 @@
+"""Results as JSON, and from them the table and the figures."""
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from iris_gym.evaluation.atari_100k import CONFIDENCE, RESAMPLES, statistics
+from iris_gym.evaluation.figures import check_figures, save_figure
+from iris_gym.evaluation.files import write_atomically
+from iris_gym.evaluation.scores import versions
+
+from .jobs import ABLATIONS, AGENTS, MODEL_FREE, Job, Sizes, ablation_jobs, jobs_of
+from .recorder import Recorder
+
+LABELS = {
+    "random": "random",
+    "iris": "IRIS",
+    "ppo": "PPO",
+    "dqn": "DQN",
+    "recurrent_ppo": "RecurrentPPO",
+    "dream_ppo": "PPO in IRIS's dream",
+}
+
+
+def write_result(job: Job, recorder: Recorder) -> None:
+    result = {name: value for name, value in asdict(job).items() if name != "folder" and value is not None}
+    result |= {"points": recorder.points, "reached": recorder.reached, "versions": versions()}
+    write_atomically(job.file, (json.dumps(result, indent=1) + "\n").encode())
+
+
+def interquartile_mean(values: Sequence[float]) -> tuple[float, float, float]:
+    """That of seeds, and where it lies in 95 % of bootstrap draws of as many."""
+    runs = np.array(values)
+    draws = runs[np.random.default_rng(0).integers(len(runs), size=(RESAMPLES, len(runs)))]
+    tails = 100 * np.array([(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    low, high = np.percentile(statistics([draws])["iqm"], tails)
+    return float(statistics([runs[None]])["iqm"][0]), float(low), float(high)
+
+
+def way_to_play(results: Sequence[dict[str, Any]]) -> str:
+    """Sampled or greedy: of each agent in each environment the one that ends with the higher interquartile mean."""
+    last = [result["points"][-1]["evaluations"] for result in results]
+    return max(last[0], key=lambda way: interquartile_mean([evaluations[way]["mean"] for evaluations in last])[0])
+
+
+def write_report(folder: Path, sizes: Sizes, environments: Sequence[str], seeds: Sequence[int]) -> list[Path]:
+    """Write `table.md` and the figures of all results there are; those that there are not are listed as missing."""
+    check_figures()
+    jobs = jobs_of(folder, sizes, AGENTS, environments, seeds)
+    found = {job: result for job in jobs if (result := job.result()) is not None}
+    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for job, result in found.items():
+        groups.setdefault((job.environment, job.agent), []).append(result)
+    missing = [job.name for job in jobs if job not in found]
+    text = [
+        f"{len(seeds)} seeds, {sizes.episodes} episodes an evaluation, IRIS `{sizes.preset}`. Interquartile means over "
+        "seeds with 95 % bootstrap intervals. Of sampled and greedy actions the better one for each agent and "
+        "environment; IRIS at its temperature.",
+        *(_table_of(environment, groups) for environment in environments),
+        *_longer_table(folder, sizes, environments, seeds),
+        *_ablations_table(folder, sizes, seeds),
+        "Every seed, at its last evaluation:\n\n" + _seeds_table(found),
+        "Missing: " + (", ".join(missing) or "none") + ".",
+    ]
+    table = folder / "table.md"
+    write_atomically(table, ("\n\n".join(text) + "\n").encode())
+    if not groups:
+        return [table]
+    figure = folder / "curves.png"
+    save_figure(figure, _figure(environments, groups))
+    return [table, figure]
+
+
+def _table_of(environment: str, groups: dict[tuple[str, str], list[dict[str, Any]]]) -> str:
+    rows, steps = [], set()
+    for agent in AGENTS:
+        results = groups.get((environment, agent), [])
+        if results:
+            curve = _curve(results)
+            rows.append((f"{LABELS[agent]} ({len(results)})", curve, way_to_play(results)))
+            steps |= curve.keys()
+    columns = sorted(steps)
+    lines = [[label, way, *(_interval(curve.get(step)) for step in columns)] for label, curve, way in rows]
+    return f"**{environment}**, by environment steps\n\n" + _markdown(
+        ["agent (seeds)", "actions", *(f"{step:,}" for step in columns)], lines
+    )
+
+
+def _curve(results: Sequence[dict[str, Any]]) -> dict[int, list[float]]:
+    """By environment steps, each seed's mean return. Of an agent that dreams only what it came to in the end."""
+    way = way_to_play(results)
+    curve: dict[int, list[float]] = {}
+    for result in results:
+        points = {point["env_steps"]: point["evaluations"][way]["mean"] for point in result["points"]}
+        for step, value in points.items():
+            curve.setdefault(step, []).append(value)
+    return curve
+
+
+def _longer_table(folder: Path, sizes: Sizes, environments: Sequence[str], seeds: Sequence[int]) -> list[str]:
+    rows = []
+    for environment in environments:
+        for agent in MODEL_FREE:
+            results = [
+                json.loads(file.read_text())
+                for seed in seeds
+                if (file := folder / f"{agent}__longer__{environment}__{seed}.json").exists()
+            ]
+            if results:
+                taken = [
+                    f"{result['points'][-1]['env_steps']:,}" if result["reached"] else f">{result['longest']:,}"
+                    for result in results
+                ]
+                rows.append([environment, LABELS[agent], f"{results[0]['goal']:.2f}", ", ".join(taken)])
+    title = f"Environment steps until an evaluation is as good as IRIS's interquartile mean after {sizes.steps:,}"
+    header = ["environment", "agent", "IRIS", "steps of each seed"]
+    return [f"{title}\n\n{_markdown(header, rows)}"] if rows else []
+
+
+def _ablations_table(folder: Path, sizes: Sizes, seeds: Sequence[int]) -> list[str]:
+    by_name: dict[str | None, list[dict[str, Any]]] = {}
+    for job in ablation_jobs(folder, sizes, seeds):
+        if (result := job.result()) is not None:
+            by_name.setdefault(job.ablation, []).append(result)
+    if not by_name.keys() - {None}:
+        return []
+    rows = []
+    for name, results in by_name.items():
+        finals = [_last(result) for result in results]
+        changes = ", ".join(f"`{field}={value}`" for field, value in ABLATIONS[name].items()) if name else "none"
+        means = [final["mean"] for final in finals]
+        each = ", ".join(f"{mean:.2f}" for mean in means)
+        rows.append([name or f"`{sizes.preset}`", changes, _interval(means), each])
+    absent = [name for name in ABLATIONS if name not in by_name]
+    note = f"\n\nNot done: {', '.join(absent)}." if absent else ""
+    return ["Ablations\n\n" + _markdown(["what", "changes", "interquartile mean", "each seed"], rows) + note]
+
+
+def _seeds_table(found: dict[Job, dict[str, Any]]) -> str:
+    rows = []
+    for job, result in found.items():
+        last, point = _last(result), result["points"][-1]
+        rows.append(
+            [job.environment, LABELS[job.agent], str(job.seed), f"{point['env_steps']:,}", f"{last['mean']:.3f}"]
+            + [
+                f"{last['solved']:.0%}",
+                f"{last['length']:.1f}",
+                f"{point['seconds']:.0f}",
+                f"{point['cpu_seconds']:.0f}",
+            ]
+        )
+    header = "environment|agent|seed|steps|mean return|return > 0|length|seconds|CPU seconds".split("|")
+    return _markdown(header, rows)
+
+
+def _last(result: dict[str, Any]) -> dict[str, float]:
+    return max(result["points"][-1]["evaluations"].values(), key=lambda evaluation: evaluation["mean"])
+
+
+def _interval(values: Sequence[float] | None) -> str:
+    if not values:
+        return ""
+    if len(values) == 1:
+        return f"{values[0]:.2f}"
+    mean, low, high = interquartile_mean(values)
+    return f"{mean:.2f} [{low:.2f}, {high:.2f}]"
+
+
+def _markdown(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    header = list(header)
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _figure(environments: Sequence[str], groups: dict[tuple[str, str], list[dict[str, Any]]]) -> Any:
+    """A column an environment; above by environment steps, below by the training's wall-clock."""
+    from matplotlib import colormaps
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4 * len(environments), 7), layout="constrained")
+    panels = figure.subplots(2, len(environments), squeeze=False)
+    for column, environment in enumerate(environments):
+        for index, agent in enumerate(AGENTS):
+            results = groups.get((environment, agent))
+            if results is None:
+                continue
+            curve = _curve(results)
+            estimates = np.array([interquartile_mean(values) for values in curve.values()])
+            style: dict[str, Any] = dict(color=colormaps["tab10"](index), label=LABELS[agent])
+            if agent == "random":
+                for axes in panels[:, column]:
+                    axes.axhline(estimates[0, 0], linestyle=":", **style)
+                continue
+            steps = np.array(list(curve))
+            clock = np.array([_seconds(results, lambda point, step=step: point["env_steps"] == step) for step in steps])
+            for axes, places in ((panels[0, column], steps), (panels[1, column], clock)):
+                axes.plot(places, estimates[:, 0], marker="o", markersize=4, **style)
+                axes.fill_between(places, *estimates[:, 1:].T, color=style["color"], alpha=0.2, linewidth=0)
+                if len(places) == 1:
+                    axes.vlines(places, *estimates[:, 1:].T, color=style["color"])
+        panels[0, column].set(title=environment, xlabel="environment steps")
+        panels[1, column].set(xlabel="training seconds, one core", xscale="log")
+        for axes in panels[:, column]:
+            axes.grid(alpha=0.3)
+    handles, labels = panels[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=len(labels))
+    figure.supylabel("mean return: interquartile mean of seeds, 95 % interval", fontsize="medium")
+    return figure
+
+
+def _seconds(results: Sequence[dict[str, Any]], chosen: Callable[[dict[str, Any]], bool]) -> float:
+    """The median over seeds of the seconds up to the last point that is chosen."""
+    return median([point["seconds"] for point in result["points"] if chosen(point)][-1] for result in results)
