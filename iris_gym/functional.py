@@ -62,6 +62,12 @@ def lambda_returns(rewards: Tensor, values: Tensor, ends: Tensor, *, discount: f
     return returns
 
 
+def summed_rewards(rewards: Tensor, ends: Tensor) -> Tensor:
+    """The rewards (B, T) up to the first of the `ends` (B, T) bool, that step's included, added up: (B,)."""
+    over_before = F.pad(ends.cumsum(-1)[..., :-1] > 0, (1, 0))
+    return (rewards * ~over_before).sum(-1)
+
+
 def masked_cross_entropy(logits: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
     """Mean cross-entropy over the targets whose `mask` is True.
 

@@ -370,7 +370,11 @@ def test_tensorboard_files_hold_the_metrics(tmp_path):
     assert [step for step, _ in scalars(folder, "world_model/token_accuracy")] == [40, 60]
     assert [step for step, _ in scalars(folder, "actor_critic/entropy")] == [60]
     assert scalars(folder, "rollout/ep_rew_mean")[-1] == (60, 28)
-    assert [step for step, _ in scalars(folder, "actor_critic/imagined_return")] == [60]  # beside the real one
+    assert [step for step, _ in scalars(folder, "actor_critic/imagined_return")] == [60]
+    imagined, real = (scalars(folder, f"{name}_return") for name in ("actor_critic/imagined", "rollout/real"))
+    assert [step for step, _ in imagined] == [60] and [step for step, _ in real] == [20, 40, 60]
+    over = [min(3, GAME_LENGTH - start % GAME_LENGTH) for start in range(38, 58)]  # the steps that had three by then
+    assert real[-1][1] == pytest.approx(np.mean(over))
 
 
 def test_curves_go_on_when_nothing_is_collected_any_more(tmp_path):
