@@ -781,8 +781,9 @@ def last_metrics(events) -> dict[str, float]:
 
 @pytest.mark.parametrize("env", ["ALE/Breakout-v5", "corridor"])
 def test_a_run_left_in_the_middle_of_collecting_goes_on_in_its_game(env, tmp_path):
-    straight, left = new_agent(env), new_agent(env, run_dir=tmp_path / "run")
+    straight = new_agent(env)
     logged = last_metrics(straight.learn_events(60))
+    left = new_agent(env, run_dir=tmp_path / "run")
     for event in left.learn_events(60):
         if isinstance(event, StepTaken) and left.num_timesteps == 57:
             break
