@@ -170,6 +170,7 @@ def build_collector(
         burn_in=config.burn_in,
         epsilon=config.epsilon,
         temperature=config.collect_temperature,
+        return_steps=config.imagination_horizon - 1,
         generator=streams.collecting,
         random_steps=config.random_steps,
     )

@@ -67,6 +67,11 @@ def before_end(ends: Tensor) -> Tensor:
     return ends.cumsum(1) - ends.long() == 0
 
 
+def summed_rewards(rewards: Tensor, ends: Tensor) -> Tensor:
+    """The rewards (B, T) up to the first of the `ends` (B, T) bool, that step's included, added up: (B,)."""
+    return (rewards * before_end(ends)).sum(-1)
+
+
 def masked_cross_entropy(logits: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
     """Mean cross-entropy over the targets whose `mask` is True.
 

@@ -16,6 +16,7 @@ HEADLINES = {
     "world_model/commonest_token_share": "(commonest {:.3f})",
     "world_model/reward_accuracy": "rewards {:.3f}",
     "actor_critic/imagined_return": "dreamed return {:.2f}",
+    "rollout/real_return": "(collected {:.2f})",
     "actor_critic/entropy": "entropy {:.2f}",
     "evaluation/mean_return": "evaluation {:.1f}",
 }

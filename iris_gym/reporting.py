@@ -5,12 +5,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import torch
+from stable_baselines3.common.env_util import is_wrapped
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
 from iris_gym.agent import IRISAgent
 from iris_gym.assembly import untrained, warn_of_untrained
-from iris_gym.envs import make_vec_env
+from iris_gym.envs import check_spaces, make_vec_env
 from iris_gym.errors import UsageError
 from iris_gym.evaluation.evaluate import check_play
 from iris_gym.evaluation.fidelity import measure
@@ -39,6 +43,7 @@ STAGES = 6
 def report(
     agent: IRISAgent | str | Path,
     *,
+    env: gym.Env | str | None = None,
     episodes: int = DEFAULT_EPISODES,
     out: str | Path | None = None,
     starts: int = DEFAULT_STARTS,
@@ -57,6 +62,8 @@ def report(
 
     Args:
         agent: an agent, a run folder or a saved zip.
+        env: where to play, an id or an environment, which is played in from its reset on and left open. None: the
+            agent's id, if it was given one.
         episodes: real games to play.
         out: the page's file; the JSON lies beside it. None: `report.html` in the run folder or working folder, or
             `NAME.report.html` beside a zip.
@@ -85,7 +92,7 @@ def report(
     updates = {learner.name: learner.updates for learner in agent.trainer.learners}
     warn_of_untrained(updates)
     on_stage("playing")
-    games = _play(agent, games=episodes, temperature=temperature, seed=seed, max_steps=max_steps)
+    games = _play(agent, env, games=episodes, temperature=temperature, seed=seed, max_steps=max_steps)
     fidelity = measure(
         dynamics,
         agent.policy.acting,
@@ -114,7 +121,12 @@ def report(
         "atari_100k": agent.config.atari_100k,
     }
     findings: Findings = jsonable(
-        {"env": agent.env_id, "protocol": protocol, "versions": versions(), **summarise(fidelity, untrained(updates))}
+        {
+            "env": _name(agent, env),
+            "protocol": protocol,
+            "versions": versions(),
+            **summarise(fidelity, untrained(updates)),
+        }
     )
     html = page(findings, fidelity.codebook, fidelity.strips)
     write_atomically(path.with_suffix(".json"), (json.dumps(findings, indent=1) + "\n").encode())
@@ -122,27 +134,43 @@ def report(
     return path
 
 
-def _play(agent: IRISAgent, *, games: int, temperature: float, seed: int, max_steps: int) -> list[RealEpisode]:
-    if agent.env_id is None:
-        raise UsageError("a report needs the id of the environment, and the agent was given an object")
-    config = agent.config
-    env = make_vec_env(
-        agent.env_id,
-        min(games, GAMES_AT_ONCE),
-        atari_100k=config.atari_100k,
-        preprocessing=config.preprocessing,
-    )
+def _play(
+    agent: IRISAgent, env: gym.Env | str | None, *, games: int, temperature: float, seed: int, max_steps: int
+) -> list[RealEpisode]:
+    own = _vec_env(agent, env, min(games, GAMES_AT_ONCE))
     try:
+        if own.action_space != agent.action_space:
+            raise UsageError(f"env={env} has actions {own.action_space}; the agent was made for {agent.action_space}")
         return play_games(
             agent.policy.acting,
-            env,
+            own,
             games=games,
             temperature=temperature,
             seed=int(np.random.default_rng((SEED_OFFSET, seed)).integers(SEED_OFFSET, 2**31)),
             max_steps=max_steps,
         )
     finally:
-        env.close()
+        if not isinstance(env, gym.Env):
+            own.close()
+
+
+def _vec_env(agent: IRISAgent, env: gym.Env | str | None, rows: int) -> VecEnv:
+    """What is played in: `rows` of an id, or the one environment that was given."""
+    if isinstance(env, gym.Env):
+        check_spaces(env.observation_space, env.action_space, _name(agent, env))
+        monitored = env if is_wrapped(env, Monitor) else Monitor(env)
+        return DummyVecEnv([lambda: monitored])
+    env_id = env or agent.env_id
+    if env_id is None:
+        raise UsageError("env=None is not known, for the agent was given an environment without its id; give it")
+    config = agent.config
+    return make_vec_env(env_id, rows, atari_100k=config.atari_100k, preprocessing=config.preprocessing)
+
+
+def _name(agent: IRISAgent, env: gym.Env | str | None) -> str | None:
+    if isinstance(env, gym.Env):
+        return env.spec.id if env.spec else type(env.unwrapped).__name__
+    return env or agent.env_id
 
 
 def _dynamics(agent: IRISAgent, context: int) -> Dynamics:

@@ -370,7 +370,11 @@ def test_tensorboard_files_hold_the_metrics(tmp_path):
     assert [step for step, _ in scalars(folder, "world_model/token_accuracy")] == [40, 60]
     assert [step for step, _ in scalars(folder, "actor_critic/entropy")] == [60]
     assert scalars(folder, "rollout/ep_rew_mean")[-1] == (60, 28)
-    assert [step for step, _ in scalars(folder, "actor_critic/imagined_return")] == [60]  # beside the real one
+    assert [step for step, _ in scalars(folder, "actor_critic/imagined_return")] == [60]
+    imagined, real = (scalars(folder, f"{name}_return") for name in ("actor_critic/imagined", "rollout/real"))
+    assert [step for step, _ in imagined] == [60] and [step for step, _ in real] == [20, 40, 60]
+    over = [min(3, GAME_LENGTH - start % GAME_LENGTH) for start in range(38, 58)]  # the steps that had three by then
+    assert real[-1][1] == pytest.approx(np.mean(over))
 
 
 def test_curves_go_on_when_nothing_is_collected_any_more(tmp_path):
@@ -771,9 +775,15 @@ def test_resuming_forgets_what_came_after_the_checkpoint(tmp_path):
     agent.logger.close()
 
 
+def last_metrics(events) -> dict[str, float]:
+    return [event.metrics for event in events if isinstance(event, EpochEnded)][-1]
+
+
 @pytest.mark.parametrize("env", ["ALE/Breakout-v5", "corridor"])
 def test_a_run_left_in_the_middle_of_collecting_goes_on_in_its_game(env, tmp_path):
-    straight, left = new_agent(env).learn(60), new_agent(env, run_dir=tmp_path / "run")
+    straight = new_agent(env)
+    logged = last_metrics(straight.learn_events(60))
+    left = new_agent(env, run_dir=tmp_path / "run")
     for event in left.learn_events(60):
         if isinstance(event, StepTaken) and left.num_timesteps == 57:
             break
@@ -782,7 +792,9 @@ def test_a_run_left_in_the_middle_of_collecting_goes_on_in_its_game(env, tmp_pat
     resumed = IRISAgent.resume(tmp_path / "run", Corridor() if env == "corridor" else None, device="cpu")
     assert np.array_equal(resumed._last_obs, left._last_obs)
     assert [info["r"] for info in resumed.ep_info_buffer] == [info["r"] for info in left.ep_info_buffer]
-    resumed.learn(3, reset_num_timesteps=False).logger.close()
+    assert last_metrics(resumed.learn_events(3, reset_num_timesteps=False)) == logged
+    assert "rollout/real_return" in logged
+    resumed.logger.close()
     assert_same_weights(resumed, straight)
     mine, theirs = resumed.replay.transitions(0, 60), straight.replay.transitions(0, 60)
     assert all(map(np.array_equal, mine, theirs))

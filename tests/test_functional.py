@@ -15,6 +15,7 @@ from iris_gym.functional import (
     masked_mean,
     sample_categorical,
     stored_frames,
+    summed_rewards,
     unit_frames,
 )
 
@@ -58,6 +59,12 @@ def test_lambda_returns_of_a_hand_computed_trajectory():
         lambda_=0.5,
     )
     assert returns.tolist() == [[2.5, 2.0, 5.0, 8.0]]
+
+
+def test_rewards_are_summed_up_to_the_first_end():
+    rewards = torch.tensor([[1.0, 2, 4, 8], [1, 2, 4, 8], [1, 2, 4, 8]])
+    ends = torch.tensor([[0, 0, 0, 0], [0, 1, 0, 1], [1, 0, 0, 0]]).bool()
+    assert summed_rewards(rewards, ends).tolist() == [15, 3, 1]
 
 
 def test_lambda_one_sums_discounted_rewards_and_lambda_zero_looks_one_step_ahead():

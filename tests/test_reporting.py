@@ -9,7 +9,7 @@ from html.parser import HTMLParser
 import pytest
 
 import iris_gym
-from iris_gym import IRISAgent, IRISConfig, UsageError, reporting
+from iris_gym import IRISAgent, IRISConfig, UsageError, make_env, reporting
 from iris_gym.cli import main
 
 OPTIONS = dict(episodes=2, starts=6, horizon=7, max_steps=60)
@@ -159,10 +159,21 @@ def test_bad_flags_end_with_one_line(agent, capsys, flags, message):
     assert line.startswith("iris-gym: error:") and message in line
 
 
-def test_an_environment_without_an_id_is_refused(agent, monkeypatch):
-    monkeypatch.setattr(agent, "env_id", None)
-    with pytest.raises(UsageError, match="a report needs the id of the environment"):
+def test_an_agent_of_an_environment_without_an_id_has_to_be_given_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(reporting, "page", lambda *_: "")
+    env = make_env("MinAtar/Breakout-v1")
+    agent = IRISAgent(env, IRISConfig.tiny(), seed=0, device="cpu").learn(60)
+    with pytest.raises(UsageError, match="env=None is not known, for the agent was given an environment without"):
         iris_gym.report(agent, **OPTIONS)
+    with pytest.raises(UsageError, match=r"env=MinAtar/Asterix-v1 has actions Discrete\(5\); the agent was made for"):
+        iris_gym.report(agent, env="MinAtar/Asterix-v1", **OPTIONS)
+    found = []
+    for name, given in (("object", env), ("id", "MinAtar/Breakout-v1")):
+        path = iris_gym.report(agent, env=given, out=tmp_path / f"{name}.html", **OPTIONS)
+        found.append(json.loads(path.with_suffix(".json").read_text()))
+    assert [part["env"] for part in found] == ["MinAtar/Breakout-v1"] * 2
+    assert [game["seed"] for game in found[0]["games"]] == [game["seed"] for game in found[1]["games"]]
+    env.reset()  # the environment that was given is still open
 
 
 @pytest.mark.slow

@@ -168,5 +168,6 @@ def _score_line(result: dict[str, Any]) -> str:
     human = result["human_normalized"]
     normalized = f", human-normalised {human:.3f}" if human is not None else ""
     lengths = np.mean([episode["length"] for episode in result["episodes"]])
-    count = len(result["episodes"])
-    return f"{result['env']}: return {result['mean']:.2f}{spread} over {count} games of {lengths:.0f} steps{normalized}"
+    count, cut = len(result["episodes"]), sum(episode["truncated"] for episode in result["episodes"])
+    games = f"{count} games of {lengths:.0f} steps" + (f" ({cut} of them cut)" if cut else "")
+    return f"{result['env']}: return {result['mean']:.2f}{spread} over {games}{normalized}"

@@ -29,6 +29,8 @@ class Report:
 
     run_: Annotated[Path, tyro.conf.arg(name="run")]
     """A run folder or a saved zip."""
+    env: str | None = None
+    """Environment id. None: the run's."""
     episodes: int = DEFAULT_EPISODES
     """Real games to play."""
     out: Path | None = None

@@ -10,18 +10,17 @@ from iris_gym.commands.common import say
 from iris_gym.evaluation.atari_100k import published_agents
 from iris_gym.evaluation.curves import read_progress
 from iris_gym.evaluation.figures import (
+    RETURNS,
     aggregate_figure,
     check_figures,
-    curves_figure,
     games_figure,
     profile_figure,
+    returns_figure,
     save_figure,
 )
 from iris_gym.evaluation.files import write_atomically
 from iris_gym.evaluation.score_table import ScoreTable, read_run, score_table
 from iris_gym.training.run_folder import check_writable
-
-RETURNS = ("rollout/ep_rew_mean",)
 
 
 @dataclass
@@ -75,9 +74,8 @@ def _draw(folder: Path, table: ScoreTable, runs: Sequence[Path]) -> list[Path]:
         "profiles": profile_figure(table.agents),
     }
     logged = [read_progress(run) for run in runs if (run / "logs" / "progress.csv").is_file()]
-    shown = [name for name in RETURNS if any(name in run.columns for run in logged)]
-    if shown:
-        drawn["learning_curves"] = curves_figure(logged, shown)
+    if any(name in run.columns for run in logged for name in RETURNS):
+        drawn["learning_curves"] = returns_figure(logged)
     paths = []
     for name, figure in drawn.items():
         paths.append(folder / f"{name}.png")

@@ -122,6 +122,11 @@ class Replay:
         steps = self._steps[start:stop]
         return self._frames[start:stop], steps["action"], steps["reward"], steps["environment"]
 
+    def latest_outcomes(self, count: int) -> tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.bool_]]:
+        """Rewards, `terminated` and `truncated` (count,) of the newest rows, of which there have to be so many."""
+        steps = self._steps[self._rows - count : self._rows]
+        return steps["reward"], steps["terminated"], steps["truncated"]
+
     def append(
         self,
         frame: NDArray[np.uint8],

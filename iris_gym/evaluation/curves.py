@@ -3,10 +3,12 @@
 import csv
 import fnmatch
 import io
+import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -18,10 +20,14 @@ LOG_LIMIT = 100_000_000
 
 STEPS, EPOCH = "time/total_timesteps", "time/epoch"
 
+IMAGINED_RETURN, REAL_RETURN = "actor_critic/imagined_return", "rollout/real_return"
+"""The signs of the rewards over as many steps, in dreams and in the environment: to be looked at together."""
+
 USUAL_METRICS = (
     "rollout/ep_rew_mean",
     "evaluation/mean_return",
-    "actor_critic/imagined_return",
+    IMAGINED_RETURN,
+    REAL_RETURN,
     "autoencoder/loss",
     "world_model/loss",
     "actor_critic/loss",
@@ -40,8 +46,12 @@ class Progress:
     """What a run wrote while it learned."""
 
     source: Path
-    env: str
+    config: Mapping[str, Any]
     columns: Mapping[str, np.ndarray]  # by metric, (rows,) float64, NaN where nothing was recorded
+
+    @property
+    def env(self) -> str:
+        return str(self.config["env"])
 
     def curve(self, metric: str, clock: str) -> tuple[np.ndarray, np.ndarray]:
         """The metric over the column `clock`, (n,) each, where it was recorded; empty where it never was."""
@@ -54,11 +64,11 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class MeanCurve:
-    """Several runs of one environment over the part that all of them have."""
+    """Several runs of one setting over the part that all of them have."""
 
     times: np.ndarray  # (n,)
     mean: np.ndarray  # (n,)
-    spread: np.ndarray  # (n,), the standard deviation over runs; zeros of one run
+    spread: np.ndarray  # (n,), the sample's standard deviation over runs; zeros of one run
 
 
 def read_progress(run: Path) -> Progress:
@@ -72,7 +82,8 @@ def read_progress(run: Path) -> Progress:
         rows = list(
             csv.DictReader(io.StringIO(read_document(log, f"run={str(run)!r}", LOG_LIMIT).decode(), newline=""))
         )
-        env = str(parse_json(read_document(config, f"run={str(run)!r}"))["env"])
+        settings = dict(parse_json(read_document(config, f"run={str(run)!r}")))
+        settings["env"] = str(settings["env"])
     except UsageError:
         raise
     except (ValueError, KeyError, TypeError, csv.Error) as error:
@@ -80,7 +91,7 @@ def read_progress(run: Path) -> Progress:
     if not rows or not {STEPS, EPOCH} <= set(rows[0]):
         raise UsageError(f"run={str(run)!r} has no learning curve yet: {log.name} has no row with {STEPS} and {EPOCH}")
     names = [name for name in rows[0] if name]
-    return Progress(run, env, {name: np.array([_number(row.get(name)) for row in rows]) for name in names})
+    return Progress(run, settings, {name: np.array([_number(row.get(name)) for row in rows]) for name in names})
 
 
 def choose_metrics(runs: Sequence[Progress], patterns: Sequence[str] = ()) -> list[str]:
@@ -119,14 +130,17 @@ def mean_curve(curves: Sequence[tuple[np.ndarray, np.ndarray]]) -> MeanCurve | N
     times = np.unique(np.concatenate([times for times, _ in curves]))
     times = times[(times >= first) & (times <= last)]
     values = np.stack([np.interp(times, *curve) for curve in curves])
-    return MeanCurve(times, values.mean(axis=0), values.std(axis=0))
+    return MeanCurve(times, values.mean(axis=0), values.std(axis=0, ddof=min(len(values) - 1, 1)))
 
 
-def by_env(runs: Sequence[Progress]) -> dict[str, list[Progress]]:
-    """Runs of the same environment are seeds of one curve."""
+def by_setting(runs: Sequence[Progress]) -> dict[str, list[Progress]]:
+    """Runs of the same environment and hyperparameters are seeds of one curve. A name says in which they differ."""
+    names = dict.fromkeys(name for run in runs for name in run.config if name != "env")
+    differing = [name for name in names if len({json.dumps(run.config.get(name)) for run in runs}) > 1]
     grouped: dict[str, list[Progress]] = {}
     for run in runs:
-        grouped.setdefault(run.env, []).append(run)
+        setting = ", ".join([run.env, *(f"{name}={run.config.get(name)}" for name in differing)])
+        grouped.setdefault(setting, []).append(run)
     return grouped
 
 

@@ -2,6 +2,7 @@
 
 import io
 import math
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,8 +11,17 @@ import numpy as np
 
 from iris_gym.errors import UsageError
 from iris_gym.evaluation.atari_100k import AgentScores, aggregates, intervals, profile, resamples
-from iris_gym.evaluation.curves import EPOCH, Progress, by_env, common_clock, mean_curve
+from iris_gym.evaluation.curves import (
+    EPOCH,
+    IMAGINED_RETURN,
+    REAL_RETURN,
+    Progress,
+    by_setting,
+    common_clock,
+    mean_curve,
+)
 from iris_gym.evaluation.files import write_atomically
+from iris_gym.evaluation.scores import reference_scores
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -20,6 +30,15 @@ if TYPE_CHECKING:
 AGGREGATES = {"mean": "mean", "median": "median", "iqm": "IQM", "optimality_gap": "optimality gap (less is better)"}
 THRESHOLDS = np.linspace(0, 5, 201)
 """Human-normalised scores at which a performance profile is drawn."""
+
+RETURNS = {
+    "rollout/ep_rew_mean": "while collecting, mean of the last 100 games",
+    "evaluation/mean_return": "evaluations",
+}
+"""What a run logs of the returns of whole games."""
+
+FEW_RUNS = 10
+"""Runs of a game up to which each is drawn."""
 
 FORMATS = (".png", ".pdf", ".svg")
 
@@ -57,35 +76,50 @@ def aggregate_figure(agents: Sequence[AgentScores]) -> "Figure":
                 axes.barh(place, high - low, left=low, height=0.6, color=colour, alpha=0.6)
             axes.plot([values[statistic]] * 2, [place - 0.3, place + 0.3], color="black", linewidth=1.5)
         axes.set(yticks=range(len(agents)), yticklabels=[agent.name for agent in agents])
+        axes.tick_params(labelleft=axes is panels[0])
         axes.set_title(title, fontsize="medium")
         axes.use_sticky_edges = False  # else a bar's left end is the panel's
         axes.autoscale_view()
         axes.invert_yaxis()
         axes.grid(axis="x", alpha=0.3)
-    figure.supxlabel("human-normalised score, 95% bootstrap intervals over runs", fontsize="small")
+    figure.supxlabel(
+        f"human-normalised score, {_games(agents)}; line: estimate, bar: 95% bootstrap interval over runs",
+        fontsize="small",
+    )
     return figure
 
 
 def games_figure(agents: Sequence[AgentScores]) -> "Figure":
-    """Each game's mean over runs, a bar an agent; the scale is linear up to a human's score and logarithmic above."""
-    scores = [{game: float(runs.mean()) for game, runs in agent.normalized().items()} for agent in agents]
+    """Each game's mean over runs, a bar an agent, with its interval where there are several runs, and each of few runs
+    as a dot; the scale is linear up to a human's score and logarithmic above."""
+    normalized = [agent.normalized() for agent in agents]
+    scores = [{game: float(runs.mean()) for game, runs in agent.items()} for agent in normalized]
     games = sorted(scores[0], key=lambda game: scores[0][game])
     figure, (axes,) = _panels(1, columns=1, width=9, height=1.5 + 0.08 * len(games) * (len(agents) + 1))
     height = 0.85 / len(agents)
     for index, (agent, means, colour) in enumerate(zip(agents, scores, _colours(len(agents)), strict=True)):
-        places = np.arange(len(games)) + 0.425 - height * (index + 0.5)
-        axes.barh(places, [means[game] for game in games], height=height, color=colour, label=agent.name)
+        places = dict(zip(games, np.arange(len(games)) + 0.425 - height * (index + 0.5), strict=True))
+        axes.barh(list(places.values()), [means[game] for game in games], height=height, color=colour, label=agent.name)
+        for (game, runs), drawn in zip(normalized[index].items(), resamples(agent), strict=True):
+            if len(runs) > 1:
+                axes.plot(np.percentile(drawn.mean(axis=1), (2.5, 97.5)), [places[game]] * 2, color="black", lw=0.8)
+            if len(runs) <= FEW_RUNS:
+                dots = {"s": 5, "facecolor": "white", "edgecolor": "black", "linewidth": 0.5, "zorder": 3}
+                axes.scatter(runs, [places[game]] * len(runs), **dots)
     axes.set_xscale("symlog", linthresh=1)
-    axes.axvline(1, color="black", linewidth=1, linestyle="--")
-    axes.text(1, 1, " human", transform=axes.get_xaxis_transform(), va="bottom")
+    _mark_human(axes)
     axes.set(
-        yticks=range(len(games)), yticklabels=games, xlabel="human-normalised score", ylim=(-0.6, len(games) - 0.4)
+        yticks=range(len(games)),
+        yticklabels=games,
+        xlabel="human-normalised score, linear to 1 and logarithmic above\n"
+        f"bar: mean over runs, line: 95% bootstrap interval, dot: a run (where there are at most {FEW_RUNS})",
+        ylim=(-0.6, len(games) - 0.4),
     )
     low, high = axes.get_xlim()
-    ticks = [tick for tick in (-1, -0.5, 0, 0.5, 1, 2, 5, 10, 20, 50) if low <= tick <= high]
+    ticks = [tick for tick in (-1, -0.5, 0, 0.5, 1, 2, 3, 5, 10, 20, 50) if low <= tick <= high]
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.grid(axis="x", alpha=0.3)
-    axes.legend(loc="lower right")
+    figure.legend(loc="outside right upper")
     return figure
 
 
@@ -99,47 +133,102 @@ def profile_figure(agents: Sequence[AgentScores]) -> "Figure":
             low, high = _profile_band(agent)
             axes.fill_between(THRESHOLDS, low, high, color=colour, alpha=0.2, linewidth=0)
     axes.set(
-        xlabel="human-normalised score τ", ylabel="share of runs with a score above τ", xlim=(0, THRESHOLDS[-1]),
+        xlabel=f"human-normalised score τ, {_games(agents)}; band: 95% bootstrap interval over runs",
+        ylabel="share of runs with a score above τ",
+        xlim=(0, THRESHOLDS[-1]),
         ylim=(0, 1),
-    )  # fmt: skip
-    axes.axvline(1, color="black", linewidth=1, linestyle="--")
+    )
+    _mark_human(axes)
     axes.grid(alpha=0.3)
     axes.legend()
     return figure
 
 
 def curves_figure(runs: Sequence[Progress], metrics: Sequence[str]) -> "Figure":
-    """A panel a metric. Runs of one environment are thin lines; their mean is a thick one in a band of one standard
-    deviation over runs."""
-    clock = common_clock(runs)
-    groups = by_env(runs)
-    figure, panels = _panels(len(metrics), columns=min(3, len(metrics)), width=4.2, height=2.8)
-    for axes, metric in zip(panels, metrics, strict=True):
-        for (env, members), colour in zip(groups.items(), _colours(len(groups)), strict=True):
-            curves = [run.curve(metric, clock) for run in members]
-            label = f"{env} ({len(members)} runs)" if len(members) > 1 else env
-            _draw_curves(axes, curves, label, colour)
-        axes.set_title(metric, fontsize="medium")
-        axes.grid(alpha=0.3)
-        axes.margins(x=0.02)
-    figure.supxlabel("epoch" if clock == EPOCH else "environment steps", fontsize="medium")
-    handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=min(len(labels), 3))
+    """A panel a metric. Runs of one setting are thin lines; their mean is a thick one in a band of one standard
+    deviation over runs. The real return is dashed in the panel of the imagined one."""
+    together = {IMAGINED_RETURN, REAL_RETURN} <= set(metrics)
+    shown = [metric for metric in metrics if not (together and metric == REAL_RETURN)]
+    clock, groups = common_clock(runs), by_setting(runs)
+    figure, panels = _panels(len(shown), columns=min(3, len(shown)), width=4.2, height=2.8)
+    for axes, metric in zip(panels, shown, strict=True):
+        for (setting, members), colour in zip(groups.items(), _colours(len(groups)), strict=True):
+            label = f"{setting} ({len(members)} runs)" if len(members) > 1 else setting
+            _draw_curves(axes, [run.curve(metric, clock) for run in members], label, colour)
+            if together and metric == IMAGINED_RETURN:
+                _draw_curves(axes, [run.curve(REAL_RETURN, clock) for run in members], None, colour, linestyle="--")
+        dashed = together and metric == IMAGINED_RETURN
+        axes.set_title(f"{metric}\ndashed: {REAL_RETURN}" if dashed else metric, fontsize="medium")
+    _finish_curves(figure, panels, clock, several=any(len(members) > 1 for members in groups.values()), columns=1)
     return figure
 
 
-def _draw_curves(axes: "Axes", curves: Sequence[tuple[np.ndarray, np.ndarray]], label: str, colour: Any) -> None:
+def returns_figure(runs: Sequence[Progress]) -> "Figure":
+    """A panel an environment and setting, with the returns while collecting and in evaluations."""
+    clock, groups = common_clock(runs), by_setting(runs)
+    recorded = [metric for metric in RETURNS if any(len(run.curve(metric, clock)[0]) for run in runs)]
+    columns = min(4, len(groups))
+    figure, panels = _panels(len(groups), columns=columns, width=4.2, height=2.8)
+    for axes, (setting, members) in zip(panels, groups.items(), strict=True):
+        for metric, colour in zip(recorded, _colours(len(recorded)), strict=True):
+            _draw_curves(axes, [run.curve(metric, clock) for run in members], RETURNS[metric], colour)
+        count = f" ({len(members)} runs)" if len(members) > 1 else ""
+        axes.set_title("\n".join(textwrap.wrap(setting + count, 48)), fontsize="medium")
+    for axes in panels[::columns]:
+        axes.set_ylabel("return, raw rewards")
+    _finish_curves(figure, panels, clock, several=any(len(members) > 1 for members in groups.values()), columns=2)
+    return figure
+
+
+def _draw_curves(
+    axes: "Axes",
+    curves: Sequence[tuple[np.ndarray, np.ndarray]],
+    label: str | None,
+    colour: Any,
+    linestyle: str = "-",
+) -> None:
     """Draws a label in any case, so that every panel has the same legend."""
     mean = mean_curve(curves)
     if mean is None:
         axes.plot([], [], color=colour, label=label)
         return
     marker = "o" if len(mean.times) == 1 else None
-    axes.plot(mean.times, mean.mean, color=colour, linewidth=2, label=label, marker=marker, markersize=4)
+    line = {"color": colour, "linestyle": linestyle}
+    axes.plot(mean.times, mean.mean, **line, linewidth=2, label=label, marker=marker, markersize=4)
     if len(curves) > 1:
         axes.fill_between(mean.times, mean.mean - mean.spread, mean.mean + mean.spread, color=colour, alpha=0.2)
         for times, values in curves:
-            axes.plot(times, values, color=colour, linewidth=0.6, alpha=0.7)
+            axes.plot(times, values, **line, linewidth=0.6, alpha=0.7)
+
+
+def _finish_curves(figure: "Figure", panels: Sequence["Axes"], clock: str, *, several: bool, columns: int) -> None:
+    """What all panels share: the clock, the legend, and what lines and bands are."""
+    for axes in panels:
+        axes.grid(alpha=0.3)
+        axes.set_xlim(left=0)
+    figure.supxlabel("epoch" if clock == EPOCH else "environment steps", fontsize="medium")
+    handles, labels = panels[0].get_legend_handles_labels()
+    title = "thick: mean over runs, band: ± one standard deviation, thin: each run" if several else None
+    figure.legend(
+        handles,
+        labels,
+        loc="outside upper center",
+        ncols=columns,
+        title=title,
+        fontsize="small",
+        title_fontsize="small",
+    )
+
+
+def _mark_human(axes: "Axes") -> None:
+    axes.axvline(1, color="black", linewidth=1, linestyle="--")
+    axes.text(1, 1, " human", transform=axes.get_xaxis_transform(), va="bottom")
+
+
+def _games(agents: Sequence[AgentScores]) -> str:
+    """Whether a figure is of Atari 100k, for it may be looked at without the notes of its table."""
+    shown, every = len(agents[0].runs), len(reference_scores()["games"])
+    return f"all {every} games" if shown == every else f"{shown} of the {every} games alone"
 
 
 def _profile_band(agent: AgentScores) -> tuple[np.ndarray, np.ndarray]:

@@ -14,6 +14,7 @@ import numpy as np
 
 from iris_gym.errors import UsageError
 from iris_gym.evaluation.atari_100k import STATISTICS, AgentScores, aggregates, intervals
+from iris_gym.evaluation.evaluate import MAX_STEPS
 from iris_gym.evaluation.scores import atari_game, reference_scores
 from iris_gym.untrusted.documents import parse_json, read_document, shown
 from iris_gym.untrusted.files import usable_path
@@ -30,6 +31,9 @@ HEADINGS = {
     "at_least_human": "≥ human",
 }
 COUNTS = ("superhuman", "at_least_human")
+
+TEMPERATURE = 0.5
+"""At which the published agents were evaluated."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,8 +116,9 @@ def read_run(path: Path) -> Run:
             len(scores["episodes"]),
             scores["protocol"],
         )
-        if not math.isfinite(run.score):
-            raise ValueError("a score that is no number")
+        numbers = [scores["protocol"].get(name) for name in ("env_steps_trained", "max_steps", "temperature")]
+        if not math.isfinite(run.score) or not all(isinstance(number, int | float | None) for number in numbers):
+            raise ValueError("a score or a part of the protocol that is no number")
     except (ValueError, LookupError, TypeError, AttributeError, OverflowError) as error:
         raise UsageError(f"runs: {str(file)!r} is no file of scores as iris-gym evaluate writes it") from error
     if game not in reference_scores()["games"]:
@@ -184,7 +189,7 @@ def _coverage(agents: Sequence[AgentScores], games: Sequence[str]) -> list[str]:
     notes = []
     if len(games) < len(every):
         notes.append(
-            f"Only {len(games)} of the {len(every)} games are there ({', '.join(games)}). All figures, those of "
+            f"Of the {len(every)} games only {len(games)} can be compared: {', '.join(games)}. All figures, those of "
             "published agents too, are over these alone, and none is a result on Atari 100k."
         )
     for agent in agents:
@@ -204,7 +209,7 @@ def _remarks(runs: Sequence[Run]) -> list[str]:
         for remark in _deviations(run):
             deviations.setdefault(remark, []).append(str(run.source))
     notes = [f"{remark}: {', '.join(sources)}." for remark, sources in deviations.items()]
-    for name in ("temperature", "deterministic", "preprocessing"):
+    for name in ("deterministic", "preprocessing"):
         values = sorted({str(run.protocol[name]) for run in runs if run.protocol.get(name) is not None})
         if len(values) > 1:
             notes.append(f"Runs were evaluated with different {name}: {', '.join(values)}.")
@@ -221,6 +226,11 @@ def _deviations(run: Run) -> Iterable[str]:
         yield "Not played under the Atari 100k protocol"
     if run.episodes < 100:
         yield f"Evaluated on {run.episodes} episodes, not 100"
+    max_steps, temperature = run.protocol.get("max_steps"), run.protocol.get("temperature")
+    if max_steps is not None and max_steps < MAX_STEPS:
+        yield f"Games were cut after {max_steps:,} steps, not {MAX_STEPS:,}"
+    if temperature is not None and temperature != TEMPERATURE:
+        yield f"Evaluated at temperature {temperature:g}, not {TEMPERATURE:g}"
 
 
 def _row(name: str, found: Mapping[str, Any]) -> list[str]:
@@ -242,9 +252,11 @@ def _cell(statistic: str, found: Mapping[str, Any]) -> str:
 
 def _legend(games: int) -> str:
     return (
-        f"Human-normalised scores over {games} games, with 95% intervals (bootstrap over runs, stratified by game). "
+        f"Human-normalised scores over {games} game{'s' * (games > 1)}, with 95% intervals (bootstrap over runs, "
+        "stratified by game). "
         "Mean and median are over each game's mean; IQM and optimality gap (less is better) over all runs. "
-        "The last columns count games whose mean is above a human's, and at least a human's."
+        "The last columns count games whose mean is above a human's, and at least a human's. "
+        f"Runs of this package are {OWN_NAME}; IRIS is the published agent."
     )
 
 

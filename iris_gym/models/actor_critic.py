@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from iris_gym.functional import before_end, lambda_returns
+from iris_gym.functional import before_end, lambda_returns, summed_rewards
 from iris_gym.types import FRAME_SHAPE, FRAME_SIZE, RecurrentState, Trajectory
 
 
@@ -89,7 +89,7 @@ class ActorCritic(nn.Module):
             "policy_loss": policy_loss,
             "value_loss": value_loss,
             "entropy": entropy.mean(),
-            "imagined_return": returns[:, 0].mean(),
+            "imagined_return": summed_rewards(trajectory.rewards[:, :-1], trajectory.ends[:, :-1]).mean(),
             "imagined_reward": trajectory.rewards[:, :-1].mean(),
             "value": values.mean(),
         }

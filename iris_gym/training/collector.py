@@ -13,6 +13,7 @@ from iris_gym.data.replay import Replay
 from iris_gym.envs.preprocessing import to_frames
 from iris_gym.envs.state import get_state, has_state, set_state
 from iris_gym.errors import RunError, UsageError
+from iris_gym.functional import summed_rewards
 from iris_gym.imagination.policy import Policy
 
 
@@ -33,6 +34,8 @@ class Collector:
     `resets` counts, for each reset of the environment, the vector steps before it. The first one was seeded with the
     run's seed; with the actions in the replay they tell all that the environment was ever asked. None: they do not,
     since the environment was played in before, or exchanged. The first `random_steps` of a replay are uniformly random.
+
+    `return_steps` are those over which the `measures` add up rewards.
     """
 
     def __init__(
@@ -44,6 +47,7 @@ class Collector:
         burn_in: int,
         epsilon: float,
         temperature: float,
+        return_steps: int,
         generator: torch.Generator,
         random_steps: int = 0,
     ) -> None:
@@ -53,6 +57,7 @@ class Collector:
         self.burn_in_length = burn_in
         self.epsilon = epsilon
         self.temperature = temperature
+        self.return_steps = return_steps
         self.generator = generator
         self.random_steps = random_steps
         self._frames: np.ndarray | None = None
@@ -159,6 +164,21 @@ class Collector:
         self._frames = to_frames(observations).copy()  # an environment may reuse its buffer before they are appended
         self._forget(dones)
         return Step(chosen, observations, rewards, dones, infos)
+
+    def measures(self) -> dict[str, torch.Tensor]:
+        """`real_return`: what a dream adds up as `imagined_return`, the signs of the rewards over `return_steps` steps
+        up to an end, of the steps that have just become so many in each row.
+
+        Empty at the beginning, and where nobody knows, since every row was cut from outside meanwhile.
+        """
+        count = self.return_steps * self.num_envs
+        if len(self.replay) < count:
+            return {}
+        latest = (torch.from_numpy(column.copy()) for column in self.replay.latest_outcomes(count))
+        rewards, terminated, truncated = (column.unflatten(0, (-1, self.num_envs)).T for column in latest)
+        known = ~summed_rewards((truncated & ~terminated)[:, :-1], terminated[:, :-1]).bool()
+        sums = summed_rewards(rewards.sign(), terminated)[known]
+        return {"real_return": sums.mean()} if len(sums) else {}
 
     def _step_env(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[dict[str, Any]]]:
         """Step the environment; raise `RunError`, and keep nothing, where it fails or answers with what is no step."""

@@ -201,6 +201,7 @@ class Trainer:
             step = self.collector.step()
             self.position.done += len(step.dones)
             self.env_steps += len(step.dones)
+            self.metrics.add("rollout", self.collector.measures())
             yield StepTaken(step)
         yield CollectionEnded()
 

@@ -35,7 +35,7 @@ def test_a_run_beside_them_with_figures(cli, tmp_path):
     found = json.loads(Path("s.json").read_text())
     assert list(found)[:2] == ["iris_gym", "IRIS"]
     assert found["IRIS"]["mean"] == 1.0 and set(found["IRIS"]["games"]) == {"Pong"}
-    assert "Only 1 of the 26 games are there (Pong)" in out and "Trained for 60 steps, not 100,000" in out
+    assert "Of the 26 games only 1 can be compared: Pong." in out and "Trained for 60 steps, not 100,000" in out
     assert {path.name for path in Path("figures").iterdir()} == {
         "aggregates.png", "games.png", "profiles.png", "learning_curves.png",
     }  # fmt: skip

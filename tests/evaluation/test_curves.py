@@ -12,7 +12,7 @@ from iris_gym.evaluation.curves import (
     EPOCH,
     STEPS,
     Progress,
-    by_env,
+    by_setting,
     choose_metrics,
     common_clock,
     mean_curve,
@@ -20,16 +20,16 @@ from iris_gym.evaluation.curves import (
 )
 
 
-def logged(folder: Path, text: str, env: str = "ALE/Pong-v5") -> Path:
+def logged(folder: Path, text: str, env: str = "ALE/Pong-v5", **config) -> Path:
     (folder / "logs").mkdir(parents=True)
-    (folder / "config.json").write_text(json.dumps({"env": env}))
+    (folder / "config.json").write_text(json.dumps({"env": env, **config}))
     (folder / "logs" / "progress.csv").write_text(text)
     return folder
 
 
 def progress(**columns) -> Progress:
     named = {name.replace("_slash_", "/"): np.array(values, float) for name, values in columns.items()}
-    return Progress(Path("run"), "Pong", named)
+    return Progress(Path("run"), {"env": "Pong"}, named)
 
 
 def test_a_real_run_has_its_curves(tmp_path):
@@ -63,8 +63,8 @@ def test_patterns_choose_what_was_recorded():
 
 
 def test_where_steps_stand_still_epochs_are_the_clock():
-    collecting = Progress(Path("a"), "Pong", {STEPS: np.array([20.0, 40]), EPOCH: np.array([1.0, 2])})
-    training_on = Progress(Path("b"), "Pong", {STEPS: np.array([20.0, 20]), EPOCH: np.array([1.0, 2])})
+    collecting = Progress(Path("a"), {"env": "Pong"}, {STEPS: np.array([20.0, 40]), EPOCH: np.array([1.0, 2])})
+    training_on = Progress(Path("b"), {"env": "Pong"}, {STEPS: np.array([20.0, 20]), EPOCH: np.array([1.0, 2])})
     assert common_clock([collecting]) == STEPS
     assert common_clock([collecting, training_on]) == EPOCH
 
@@ -75,20 +75,25 @@ def test_the_mean_is_over_the_part_that_all_runs_have():
     mean = mean_curve([one, other, (np.empty(0), np.empty(0))])
     assert mean is not None
     assert mean.times.tolist() == [10, 20]
-    assert mean.mean.tolist() == [15, 25] and mean.spread.tolist() == [5, 5]
+    assert mean.mean.tolist() == [15, 25] and mean.spread == pytest.approx(np.sqrt([50, 50]))
+    alone = mean_curve([one])
+    assert alone is not None and alone.spread.tolist() == [0, 0, 0]
     assert mean_curve([]) is None
 
 
-def test_runs_of_one_environment_belong_together(tmp_path):
+def names_by_setting(runs: list[Progress]) -> dict[str, list[str]]:
+    return {setting: [run.source.name for run in members] for setting, members in by_setting(runs).items()}
+
+
+def test_runs_of_one_environment_and_config_belong_together(tmp_path):
     text = f"{STEPS},{EPOCH}\n20,1\n"
-    runs = [
-        read_progress(logged(tmp_path / name, text, env))
-        for name, env in (("a", "Pong"), ("b", "Boxing"), ("c", "Pong"))
-    ]
-    assert {env: [run.source.name for run in group] for env, group in by_env(runs).items()} == {
-        "Pong": ["a", "c"],
-        "Boxing": ["b"],
-    }
+    settings = {"a": ("Pong", 1), "b": ("Boxing", 1), "c": ("Pong", 1), "d": ("Pong", 2)}
+    a, b, c, d = (
+        read_progress(logged(tmp_path / name, text, env, layers=layers, heads=4))
+        for name, (env, layers) in settings.items()
+    )
+    assert names_by_setting([a, b, c]) == {"Pong": ["a", "c"], "Boxing": ["b"]}
+    assert names_by_setting([a, c, d]) == {"Pong, layers=1": ["a", "c"], "Pong, layers=2": ["d"]}
 
 
 @pytest.mark.parametrize(

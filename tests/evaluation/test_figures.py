@@ -9,13 +9,15 @@ from PIL import Image
 
 from iris_gym.errors import UsageError
 from iris_gym.evaluation.atari_100k import AgentScores, aggregates, published_agents
-from iris_gym.evaluation.curves import EPOCH, STEPS, Progress
+from iris_gym.evaluation.curves import EPOCH, IMAGINED_RETURN, REAL_RETURN, STEPS, Progress
 from iris_gym.evaluation.figures import (
+    RETURNS,
     aggregate_figure,
     check_figures,
     curves_figure,
     games_figure,
     profile_figure,
+    returns_figure,
     save_figure,
 )
 
@@ -26,7 +28,7 @@ AGENTS = [SINGLE, *(agent.on(["Pong", "Boxing"]) for agent in published_agents()
 def run(env: str, level: float, steps=(200, 400, 600)) -> Progress:
     times = np.array(steps, float)
     columns = {STEPS: times, EPOCH: times / 200, "a/loss": level / times, "a/return": times * level}
-    return Progress(Path(env), env, columns)
+    return Progress(Path(env), {"env": env}, columns)
 
 
 def test_the_aggregates_are_marked_and_intervals_drawn_where_there_are_any():
@@ -36,14 +38,28 @@ def test_the_aggregates_are_marked_and_intervals_drawn_where_there_are_any():
     assert marks == [aggregates(agent)["mean"] for agent in AGENTS]
     assert all(len(panel.patches) == 2 for panel in axes)  # a single run has none
     assert [label.get_text() for label in axes[0].get_yticklabels()] == ["single", "IRIS", "SimPLe"]
+    assert not any(label.get_visible() for panel in axes[1:] for label in panel.get_yticklabels())
+
+
+@pytest.mark.parametrize("draw", [aggregate_figure, profile_figure])
+def test_a_figure_of_few_games_says_so(draw):
+    figure = draw(AGENTS)
+    assert "2 of the 26 games alone" in figure.get_supxlabel() + figure.axes[0].get_xlabel()
+    assert "all 26 games" in (whole := draw(published_agents()[:1])).get_supxlabel() + whole.axes[0].get_xlabel()
 
 
 def test_each_game_has_a_bar_for_each_agent():
-    (axes,) = games_figure(AGENTS).axes
+    figure = games_figure(AGENTS)
+    (axes,) = figure.axes
     assert len(axes.patches) == 6
     assert [label.get_text() for label in axes.get_yticklabels()] == ["Pong", "Boxing"]
     assert axes.patches[1].get_width() == pytest.approx(29.9 / 12)
-    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["single", "IRIS", "SimPLe"]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["single", "IRIS", "SimPLe"]
+    assert [len(dots.get_offsets()) for dots in axes.collections] == [1, 1, 5, 5, 5, 5]  # runs: few enough
+    whiskers = [line.get_xdata() for line in axes.lines if line.get_color() == "black" and line.get_linestyle() == "-"]
+    assert len(whiskers) == 4  # a single run has none
+    boxing = AGENTS[1].normalized()["Boxing"]
+    assert boxing.min() <= whiskers[0][0] < boxing.mean() < whiskers[0][1] <= boxing.max()
 
 
 def test_profiles_fall_from_all_to_none():
@@ -61,10 +77,40 @@ def test_seeds_of_one_environment_are_averaged():
     assert returns.lines[0].get_xdata().tolist() == [200, 400, 600]
     assert len(loss.lines) == 4 and len(loss.collections) == 1
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["Pong (2 runs)", "Boxing"]
+    assert "band: ± one standard deviation" in figure.legends[0].get_title().get_text()
+
+
+def test_the_real_return_is_dashed_beside_the_imagined_one():
+    returns = {IMAGINED_RETURN: np.array([1.0, 2, 3]), REAL_RETURN: np.array([1.0, 1, 1])}
+    one = run("Pong", 1.0)
+    figure = curves_figure([Progress(one.source, one.config, {**one.columns, **returns})], [*returns, "a/loss"])
+    together, loss = figure.axes
+    assert [(line.get_linestyle(), line.get_ydata().tolist()) for line in together.lines] == [
+        ("-", [1, 2, 3]),
+        ("--", [1, 1, 1]),
+    ]
+    assert REAL_RETURN in together.get_title() and len(loss.lines) == 1
+
+
+def test_each_environment_has_a_panel_of_its_returns():
+    collected, evaluated = RETURNS
+    one = run("Pong", 1.0)
+    runs = [
+        Progress(Path(env), {"env": env}, {**run(env, 1.0).columns, collected: np.array([level, level, level])})
+        for env, level in (("Pong", -20.0), ("Pong", -18.0), ("Boxing", 3.0))
+    ]
+    runs.append(Progress(one.source, {"env": "Pong"}, {**one.columns, evaluated: np.array([-19.0, np.nan, -18])}))
+    pong, boxing = returns_figure(runs).axes
+    assert [pong.get_title(), boxing.get_title()] == ["Pong (3 runs)", "Boxing"]
+    assert pong.lines[0].get_ydata().tolist() == [-19, -19, -19]
+    assert [len(line.get_xdata()) for line in boxing.lines] == [3, 0]  # it was never evaluated
+    assert len(returns_figure(runs[:2]).axes[0].lines) == 3  # nobody was
 
 
 def test_a_run_that_lacks_a_metric_is_left_out_of_its_panel():
-    other = Progress(Path("b"), "Boxing", {STEPS: np.array([1.0]), EPOCH: np.array([1.0]), "b/x": np.array([2.0])})
+    other = Progress(
+        Path("b"), {"env": "Boxing"}, {STEPS: np.array([1.0]), EPOCH: np.array([1.0]), "b/x": np.array([2.0])}
+    )
     figure = curves_figure([run("Pong", 1.0), other], ["a/loss", "b/x"])
     assert [len(line.get_xdata()) for line in figure.axes[0].lines] == [3, 0]
     assert [len(line.get_xdata()) for line in figure.axes[1].lines] == [0, 1]

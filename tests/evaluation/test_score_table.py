@@ -61,7 +61,7 @@ def test_two_games_are_compared_on_these_alone_and_it_is_said(tmp_path):
     assert found["IRIS"]["mean"] == pytest.approx((1.0 + 70.0 / 12) / 2, rel=1e-2)
     assert set(found["SPR"]["games"]) == {"Boxing", "Pong"}
     coverage, single = table.notes
-    assert coverage.startswith("Only 2 of the 26 games are there (Boxing, Pong).")
+    assert coverage.startswith("Of the 26 games only 2 can be compared: Boxing, Pong.")
     assert "none is a result on Atari 100k" in coverage
     assert single == "iris_gym has a single run of Boxing, Pong: no interval can be given."
 
@@ -70,11 +70,14 @@ def test_what_was_played_otherwise_is_told(tmp_path):
     runs = [
         evaluated(tmp_path / "short", "Pong", 1.0, env_steps_trained=4_000, episodes=3, preprocessing="ale"),
         evaluated(tmp_path / "sticky", "Pong", 2.0, atari_100k=False),
+        evaluated(tmp_path / "cut", "Pong", 3.0, max_steps=300, temperature=1.0),
     ]
     notes = "\n".join(table_of(*runs).notes)
     assert f"Trained for 4,000 steps, not 100,000: {tmp_path / 'short'}." in notes
     assert f"Evaluated on 3 episodes, not 100: {tmp_path / 'short'}." in notes
     assert f"Not played under the Atari 100k protocol: {tmp_path / 'sticky'}." in notes
+    assert f"Games were cut after 300 steps, not 27,000: {tmp_path / 'cut'}." in notes
+    assert f"Evaluated at temperature 1, not 0.5: {tmp_path / 'cut'}." in notes
     assert "Runs were evaluated with different preprocessing: ale, iris." in notes
 
 
@@ -138,6 +141,7 @@ def test_scores_of_an_earlier_version_name_no_agent(tmp_path):
         ('{"env": "ALE/Pong-v5"}', "is no file of scores"),
         ('{"env": 3, "mean": 1, "episodes": [], "protocol": {}}', "is no file of scores"),
         ('{"env": "ALE/Pong-v5", "mean": null, "episodes": [], "protocol": {}}', "is no file of scores"),
+        ('{"env": "ALE/Pong-v5", "mean": 1, "episodes": [], "protocol": {"max_steps": "x"}}', "is no file of scores"),
         ('{"env": "ALE/Pong-v5", "mean": 1, "episodes": [], "protocol": null}', "is no file of scores"),
         ('{"env": "ALE/Tennis-v5", "mean": 1, "episodes": [], "protocol": {}}', "none of the 26 games"),
         ('{"env": "MinAtar/Breakout-v1", "mean": 1, "episodes": [], "protocol": {}}', "none of the 26 games"),

@@ -16,6 +16,9 @@ def image(number: int) -> np.ndarray:
     return np.full((64, 64, 3), number, dtype=np.uint8)
 
 
+SETTINGS = {"burn_in": 2, "epsilon": 0, "temperature": 1, "return_steps": 2}
+
+
 class TwoRows:
     """A vector environment whose observation is 100 · row + steps taken; the reward is the action. It never rests."""
 
@@ -79,12 +82,20 @@ def replay():
         yield replay
 
 
-def collector(replay: Replay, burn_in: int = 3, **settings) -> Collector:
+def collector(replay: Replay, burn_in: int = 3, return_steps: int = 2, **settings) -> Collector:
     """A collector that has reset its environment."""
     generator = torch.Generator().manual_seed(0)
     env = TwoRows()
     made = Collector(
-        env, CountingPolicy(), replay, burn_in=burn_in, epsilon=0.25, temperature=0.75, generator=generator, **settings
+        env,
+        CountingPolicy(),
+        replay,
+        burn_in=burn_in,
+        epsilon=0.25,
+        temperature=0.75,
+        return_steps=return_steps,
+        generator=generator,
+        **settings,
     )
     made.reset(env.reset())
     return made
@@ -200,7 +211,7 @@ def test_reset_closes_the_open_episodes_as_truncated(replay):
 
 def test_stepping_before_a_reset_is_a_mistake(replay):
     generator = torch.Generator()
-    fresh = Collector(TwoRows(), CountingPolicy(), replay, burn_in=0, epsilon=0, temperature=1, generator=generator)
+    fresh = Collector(TwoRows(), CountingPolicy(), replay, generator=generator, **SETTINGS)
     with pytest.raises(AssertionError, match="reset before the first step"):
         fresh.step()
 
@@ -233,6 +244,42 @@ def test_an_environment_that_fails_is_named_with_its_step_and_leaves_nothing_in_
     assert len(replay) == 2
 
 
+# Measures
+
+
+class Endings(TwoRows):
+    """The rewards and ends of two rows over five steps."""
+
+    rewards = np.array([[3, -1], [0.5, -1], [1, -2], [1, 0], [1, 0]], np.float32)
+    endings = {(1, 0): "terminated", (1, 1): "truncated"}
+
+    def step(self, actions):
+        endings = [self.endings.get((self.steps, row)) for row in range(2)]
+        rewards = self.rewards[self.steps]
+        self.steps += 1
+        infos = [{"TimeLimit.truncated": ending == "truncated"} for ending in endings]
+        return self.reset(), rewards, np.array([ending is not None for ending in endings]), infos
+
+
+def test_real_returns_are_signs_over_some_steps_up_to_an_end_of_what_was_seen_that_far(replay):
+    running = collector(replay, return_steps=3)
+    running.env = Endings()
+    measured = []
+    for _ in range(5):
+        running.step()
+        measured.append({name: value.item() for name, value in running.measures().items()})
+    # Row 0: 1 + 1 and an end; 1 and the same end; 1 + 1 + 1. Row 1 is cut twice before it is known, then -1 + 0 + 0.
+    assert measured == [{}, {}, {"real_return": 2}, {"real_return": 1}, {"real_return": 1}]
+
+
+def test_where_every_row_was_cut_no_return_is_known(replay):
+    running = collector(replay)
+    running.step()
+    running.reset(running.env.reset())
+    running.step()
+    assert running.measures() == {}
+
+
 # Going on
 
 
@@ -260,7 +307,7 @@ def in_dice(replay: Replay, **options) -> Collector:
     env = DummyVecEnv([lambda: Dice(**options)] * 2)
     env.seed(3)
     generator = torch.Generator()
-    return Collector(env, CountingPolicy(), replay, burn_in=2, epsilon=0, temperature=1, generator=generator)
+    return Collector(env, CountingPolicy(), replay, generator=generator, **SETTINGS)
 
 
 def played(replay: Replay, **options) -> tuple[Collector, np.ndarray]:

@@ -30,13 +30,18 @@ class FakeCollector:
     def __init__(self, num_envs: int = 1) -> None:
         self.num_envs = num_envs
         self.begun = 0
+        self.steps = 0
 
     def begin(self):
         self.begun += 1
 
     def step(self):
         zeros = np.zeros(self.num_envs)
+        self.steps += 1
         return Step(zeros.astype(np.int64), zeros, zeros, zeros.astype(bool), [{}] * self.num_envs)
+
+    def measures(self):
+        return {}
 
 
 class FakeReplay:
@@ -78,6 +83,14 @@ def letters(events) -> str:
 
 
 # The order of things
+
+
+def test_what_was_collected_is_measured_over_the_steps_of_the_epoch_that_have_a_measure():
+    running = trainer()
+    collector = running.collector
+    collector.measures = lambda: {"real_return": torch.tensor(float(collector.steps))} if collector.steps % 2 else {}
+    epochs = [event for event in running.run(6) if isinstance(event, EpochEnded)]
+    assert [epoch.metrics for epoch in epochs] == [{"rollout/real_return": 2}, {"rollout/real_return": 5}]
 
 
 def test_an_epoch_collects_and_then_lets_every_component_learn_in_turn():
