@@ -2,7 +2,7 @@
 
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -122,10 +122,36 @@ def curves_figure(runs: Sequence[Progress], metrics: Sequence[str]) -> "Figure":
         axes.set_title(metric, fontsize="medium")
         axes.grid(alpha=0.3)
         axes.margins(x=0.02)
-    figure.supxlabel("epoch" if clock == EPOCH else "environment steps", fontsize="medium")
+    figure.supxlabel(_axis(clock), fontsize="medium")
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=min(len(labels), 3))
     return figure
+
+
+def learning_figure(run: Progress, scores: Mapping[str, Any]) -> "Figure":
+    """Returns over environment steps: of the training's episodes, of the evaluations on the way, and of the final one,
+    `scores`, with its standard error. A dashed line is the mean of a random policy, `scores["random"]`."""
+    clock = common_clock([run])
+    figure, (axes,) = _panels(1, columns=1, width=7, height=3.7)
+    training, evaluations, final = _colours(3)
+    axes.plot(*run.curve("rollout/ep_rew_mean", clock), color=training, label="training, mean of the last 100 episodes")
+    times, values = run.curve("evaluation/mean_return", clock)
+    if len(times):
+        axes.plot(times, values, color=evaluations, marker="o", markersize=4, label="evaluations")
+    count = len(scores["episodes"])
+    axes.errorbar(
+        run.columns[clock][-1:], [scores["mean"]], yerr=[scores["standard_error"] or 0.0], color=final, fmt="D",
+        capsize=4, label=f"final evaluation, {count} episodes",
+    )  # fmt: skip
+    axes.axhline(scores["random"]["mean"], color="black", linewidth=1, linestyle="--", label="random policy")
+    axes.set(title=run.env, xlabel=_axis(clock), ylabel="return")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    return figure
+
+
+def _axis(clock: str) -> str:
+    return "epoch" if clock == EPOCH else "environment steps"
 
 
 def _draw_curves(axes: "Axes", curves: Sequence[tuple[np.ndarray, np.ndarray]], label: str, colour: Any) -> None:
