@@ -276,7 +276,7 @@ class IRISConfig:
             not (self.atari_100k and is_atari(self.env)) or self.max_env_steps == ATARI_100K_STEPS,
             "max_env_steps",
             self.max_env_steps,
-            f"must be {ATARI_100K_STEPS} under atari_100k=True; set atari_100k=False to choose it",
+            f"must be {ATARI_100K_STEPS} for an Atari game under atari_100k=True; set atari_100k=False to choose it",
         )
 
 

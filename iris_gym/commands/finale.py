@@ -25,6 +25,8 @@ from iris_gym.training.collector import environment_faults
 EPISODES, ATARI_EPISODES = 20, 8
 """How many are played where nobody says; a game of Atari takes a laptop some seconds."""
 
+MOST_EPISODES = 100_000
+
 MAX_STEPS = 2_000
 """Steps after which an episode is cut. A game of Pong that is lost has about 800."""
 

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from iris_gym.agent import IRISAgent
 from iris_gym.commands.common import Preset, required_run_dir, say, set_threads
-from iris_gym.commands.finale import finale
+from iris_gym.commands.finale import MOST_EPISODES, finale
 from iris_gym.commands.stop_signals import StopRequested, StopSignals
 from iris_gym.config import IRISConfig
 from iris_gym.errors import UsageError
@@ -103,8 +103,8 @@ class Train:
 
     def _check_final_episodes(self) -> None:
         count = self.final_episodes
-        if count is not None and (type(count) is not int or count < 0):  # it may have been read from the run folder
-            raise UsageError(f"final_episodes={shown(count)} must be a whole number, 0 or greater")
+        if count is not None and not (type(count) is int and 0 <= count <= MOST_EPISODES):  # it may be a file's
+            raise UsageError(f"final_episodes={shown(count)} must be a whole number, at most {MOST_EPISODES:,}")
 
     def _recall_settings(self) -> None:
         """A resumed run is told again what it was told before, but for what is said anew."""

@@ -134,14 +134,17 @@ def learning_figure(run: Progress, scores: Mapping[str, Any]) -> "Figure":
     clock = common_clock([run])
     figure, (axes,) = _panels(1, columns=1, width=7, height=3.7)
     training, evaluations, final = _colours(3)
-    axes.plot(*run.curve("rollout/ep_rew_mean", clock), color=training, label="training, mean of the last 100 episodes")
-    times, values = run.curve("evaluation/mean_return", clock)
-    if len(times):
-        axes.plot(times, values, color=evaluations, marker="o", markersize=4, label="evaluations")
+    for metric, options in (
+        ("rollout/ep_rew_mean", dict(color=training, label="training, mean of the last 100 episodes")),
+        ("evaluation/mean_return", dict(color=evaluations, label="evaluations", marker="o", markersize=4)),
+    ):
+        times, values = run.curve(metric, clock)
+        if len(times):
+            axes.plot(times, values, **options)
     count = len(scores["episodes"])
     axes.errorbar(
         run.columns[clock][-1:], [scores["mean"]], yerr=[scores["standard_error"] or 0.0], color=final, fmt="D",
-        capsize=4, label=f"final evaluation, {count} episodes",
+        capsize=4, label=f"final evaluation, {count} episode{'s' if count > 1 else ''}",
     )  # fmt: skip
     axes.axhline(scores["random"]["mean"], color="black", linewidth=1, linestyle="--", label="random policy")
     axes.set(title=run.env, xlabel=_axis(clock), ylabel="return")
