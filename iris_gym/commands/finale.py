@@ -22,8 +22,8 @@ from iris_gym.evaluation.video import check_video
 from iris_gym.recording import record
 from iris_gym.training.collector import environment_faults
 
-EPISODES, ATARI_EPISODES = 20, 8
-"""How many are played where nobody says; a game of Atari takes a laptop some seconds."""
+EPISODES, ATARI_EPISODES = 20, 4
+"""How many are played where nobody says; a game of Pong takes a laptop up to ten seconds."""
 
 MOST_EPISODES = 100_000
 

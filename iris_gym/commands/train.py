@@ -47,7 +47,7 @@ class Train:
     """CPU threads; None: one for small networks, torch's own choice for larger ones."""
     final_episodes: int | None = None
     """Episodes to play at the end of the run, as the agent and at random, each cut after 2,000 steps; after them a
-    learning curve is drawn and the dream filmed. None: 20, or 8 of an Atari game; of a resumed run what it was told.
+    learning curve is drawn and the dream filmed. None: 20, or 4 of an Atari game; of a resumed run what it was told.
     0: none of that."""
     wandb: bool = False
     """Log to Weights & Biases, too. A resumed run goes on in the same one; WANDB_MODE=offline needs no account."""

@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -84,7 +85,7 @@ def _check_film(path: Path) -> None:
 )
 def test_a_signal_leaves_nothing_half_written(after, number, there, tmp_path):
     """Sent as a terminal sends it, to all processes of the group, ffmpeg among them."""
-    command = [sys.executable, "-m", "iris_gym", *TRAIN, GRID, "--total-timesteps", "60", "--final-episodes", "40"]
+    command = [sys.executable, "-m", "iris_gym", *TRAIN, GRID, "--total-timesteps", "60", "--final-episodes", "4"]
     process = subprocess.Popen(
         command,
         cwd=tmp_path,
@@ -99,6 +100,7 @@ def test_a_signal_leaves_nothing_half_written(after, number, there, tmp_path):
     if "learning curve" in after:
         while not leftovers(tmp_path):
             assert process.poll() is None
+            time.sleep(0.02)
     os.killpg(process.pid, number)
     out, err = process.communicate(timeout=60)
     assert (process.returncode, out, err) == (128 + number, "stopped; the run itself is over and saved\n", "")
@@ -179,4 +181,4 @@ def test_how_many_episodes_are_played(pong, monkeypatch):
         agent.run = True
         with pytest.raises(Exception, match="division by zero"):
             module.finale(agent, episodes, None)
-    assert asked == [8, 20, 3]
+    assert asked == [4, 20, 3]
