@@ -110,6 +110,8 @@ class IRISAgent(HubAgent, PublishedAgent, BaseAlgorithm):
         seed = checked_seed(seed)
         chosen_device = choose_device(device)
         self.config = (config or preset("auto", chosen_device.type)).replace()
+        if isinstance(env, str):
+            self.config.env = env
         self.config.validate()
         if run_dir is not None:
             RunFolder(Path(run_dir)).check_free()
@@ -117,8 +119,6 @@ class IRISAgent(HubAgent, PublishedAgent, BaseAlgorithm):
         if env is None and _snapshot is None:
             env = self.config.env
         self.env_id = env if isinstance(env, str) else None
-        if self.env_id is not None:
-            self.config.env = self.env_id
         super().__init__(
             IRISPolicy,
             self._vec_env(env, verbose),

@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args, get_type_hints
 import yaml
 
 from iris_gym.config_limits import check_limits, check_parameters
+from iris_gym.envs import is_atari
 from iris_gym.errors import UsageError
 from iris_gym.evaluation.evaluate import MAX_STEPS
 from iris_gym.types import FRAME_SIZE
@@ -298,10 +299,10 @@ class IRISConfig:
             f"must lie between 0 and stop_autoencoder_after={last}, which has to be given, or be None",
         )
         _require(
-            not self.atari_100k or self.max_env_steps == ATARI_100K_STEPS,
+            not (self.atari_100k and is_atari(self.env)) or self.max_env_steps == ATARI_100K_STEPS,
             "max_env_steps",
             self.max_env_steps,
-            f"must be {ATARI_100K_STEPS} under atari_100k=True; set atari_100k=False to choose it",
+            f"must be {ATARI_100K_STEPS} for an Atari game under atari_100k=True; set atari_100k=False to choose it",
         )
 
 

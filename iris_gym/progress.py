@@ -18,8 +18,12 @@ HEADLINES = {
     "actor_critic/imagined_return": "dreamed return {:.2f}",
     "rollout/real_return": "(collected {:.2f})",
     "actor_critic/entropy": "entropy {:.2f}",
-    "evaluation/mean_return": "evaluation {:.1f}",
+    "evaluation/mean_return": "evaluation {:.2f}",
 }
+
+
+RECENT_EPISODES = 20
+"""Of the training, over whose returns the mean is shown."""
 
 
 class TrainingDisplay:
@@ -82,7 +86,9 @@ class TrainingDisplay:
         )
 
     def _epoch_line(self, event: EpochEnded) -> str:
-        parts = [words.format(event.metrics[name]) for name, words in HEADLINES.items() if name in event.metrics]
+        recent = [info["r"] for info in self.agent.ep_info_buffer or ()][-RECENT_EPISODES:]
+        parts = [f"return {sum(recent) / len(recent):.2f}"] if recent else []
+        parts += [words.format(event.metrics[name]) for name, words in HEADLINES.items() if name in event.metrics]
         measured = {kind: self.rates.per_second(kind) for kind in self.agent.trainer.remaining(self.agent.target)}
         rates = ", ".join(f"{kind} {rate:.1f}/s" for kind, rate in measured.items() if rate)
         return "  ".join(

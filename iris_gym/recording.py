@@ -1,6 +1,7 @@
 """Videos and picture strips of an agent in its game and in its dream."""
 
 from collections.abc import Callable
+from itertools import chain
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -33,6 +34,7 @@ def record(
     out: str | Path | None = None,
     temperature: float | None = None,
     max_steps: int = 1000,
+    min_steps: int = 1,
     scale: int = 6,
     seed: int = 0,
     device: torch.device | str = "auto",
@@ -49,6 +51,7 @@ def record(
         out: the folder to write to. None: `media` of the run, or of the working folder.
         temperature: of the policy. None: the agent's `eval_temperature`.
         max_steps: after which an episode is cut.
+        min_steps: of a video. Episodes that are over sooner are followed by further ones, each with a seed of its own.
         scale: every pixel becomes a square of so many by so many; even, for the video's sake.
         seed: of the first episode; episode i has `seed + i`.
         device: where to load to.
@@ -60,7 +63,7 @@ def record(
     Raises:
         UsageError: an argument cannot be used, or moviepy is not installed.
     """
-    _check(source, episodes, max_steps, scale)
+    _check(source, episodes, max_steps, min_steps, scale)
     folder = _folder(agent, out)
     check_writable("out", folder)
     if not isinstance(agent, IRISAgent):
@@ -72,9 +75,14 @@ def record(
     paths = []
     for index in range(episodes):
         path = folder / f"{source}_{index}.mp4"
-        columns = _episodes(agent, source, seed=seed + index, temperature=chosen, max_steps=max_steps)
-        video.write_video(path, video.panels(columns, scale), frames_per_second(agent.env_id))
-        strip = labelled_strip({name: episode.frames[:STRIP_LENGTH] for name, episode in columns.items()})
+        shown, steps = [], 0
+        while steps < min_steps:
+            further = seed + index + len(shown) * episodes
+            shown.append(_episodes(agent, source, seed=further, temperature=chosen, max_steps=max_steps))
+            steps += len(next(iter(shown[-1].values())).actions)
+        images = chain.from_iterable(video.panels(columns, scale) for columns in shown)
+        video.write_video(path, images, frames_per_second(agent.env_id))
+        strip = labelled_strip({name: episode.frames[:STRIP_LENGTH] for name, episode in shown[0].items()})
         save_png(path.with_suffix(".png"), strip)
         paths.append(path)
         if on_episode:
@@ -126,10 +134,10 @@ def _folder(agent: IRISAgent | str | Path, out: str | Path | None) -> Path:
     return RunFolder(path).media if path.is_dir() else path.parent / "media"
 
 
-def _check(source: str, episodes: int, max_steps: int, scale: int) -> None:
+def _check(source: str, episodes: int, max_steps: int, min_steps: int, scale: int) -> None:
     if source not in get_args(Source):
         raise UsageError(f"source={source!r} is unknown; give one of {', '.join(get_args(Source))}")
-    for name, value in (("episodes", episodes), ("max_steps", max_steps)):
+    for name, value in (("episodes", episodes), ("max_steps", max_steps), ("min_steps", min_steps)):
         if value < 1:
             raise UsageError(f"{name}={value} is too few; give 1 or more")
     if scale < 2 or scale % 2:

@@ -157,7 +157,7 @@ def _play(
 def _vec_env(agent: IRISAgent, env: gym.Env | str | None, rows: int) -> VecEnv:
     """What is played in: `rows` of an id, or the one environment that was given."""
     if isinstance(env, gym.Env):
-        check_spaces(env.observation_space, env.action_space, _name(agent, env))
+        check_spaces(env.observation_space, env.action_space, _name(agent, env) or "env")
         monitored = env if is_wrapped(env, Monitor) else Monitor(env)
         return DummyVecEnv([lambda: monitored])
     env_id = env or agent.env_id

@@ -43,6 +43,7 @@ gym.register("ShortVector-v0", lambda: gym.make("CartPole-v1"))
 """
 ENV = "short_game:ShortGame-v0"
 TINY = ("--preset", "tiny", "--device", "cpu")
+QUICKLY = ("--final-episodes", "0")  # how a run ends otherwise: tests/commands/test_finale.py
 
 pytestmark = pytest.mark.filterwarnings("default:learning ends at")
 
@@ -102,7 +103,8 @@ def files(folder: Path) -> set[str]:
 def test_pong_from_the_command_line_to_its_scores(tmp_path):
     run = tmp_path / "a run with a long name, which no line of output may break in two" / "run"
     training = in_a_process(
-        *("train", "--env", "ALE/Pong-v5", *TINY, "--total-timesteps", "100", "--seed", "0", "--run-dir", str(run))
+        *("train", "--env", "ALE/Pong-v5", *TINY, *QUICKLY, "--total-timesteps", "100"),
+        *("--seed", "0", "--run-dir", str(run)),
     )
     out, err = training.communicate(timeout=120)
     assert (training.returncode, err) == (0, "")
@@ -135,7 +137,9 @@ def test_pong_from_the_command_line_to_its_scores(tmp_path):
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_ends_training_with_a_saved_run_that_goes_on(number, status, here, module_folder, cli):
     train = ("train", "--run-dir", "run", "--total-timesteps")
-    process = in_a_process(*train, "100000", "--env", ENV, *TINY, "--seed", "1", modules=module_folder, cwd=here)
+    process = in_a_process(
+        *train, "100000", "--env", ENV, *TINY, *QUICKLY, "--seed", "1", modules=module_folder, cwd=here
+    )
     for line in process.stdout:
         if line.startswith("epoch   3"):
             break
@@ -165,7 +169,7 @@ def test_ctrl_c_outside_of_training_leaves_no_traceback(cli, here, monkeypatch):
 
 
 def train(cli, *arguments: object) -> tuple[int, str, str]:
-    return cli("train", "--env", ENV, *TINY, "--seed", 0, *arguments)
+    return cli("train", "--env", ENV, *TINY, *QUICKLY, "--seed", 0, *arguments)
 
 
 def test_the_default_folder_is_named_after_game_and_time(cli, here):
@@ -207,7 +211,8 @@ def test_a_run_stopped_after_its_last_step_is_resumed_for_no_further_one(here, c
             break
     agent.save_checkpoint()
     agent.logger.close()
-    status, _, err = cli("train", "--run-dir", "run", "--resume", "--total-timesteps", 60, "--device", "cpu")
+    resumed = ("train", "--run-dir", "run", "--resume", *QUICKLY, "--total-timesteps", 60, "--device", "cpu")
+    status, _, err = cli(*resumed)
     assert (status, err) == (0, "")
     resumed = IRISAgent.load("run", device="cpu")
     assert resumed.num_timesteps == 60
@@ -239,7 +244,7 @@ def test_a_resumed_run_keeps_its_hyperparameters(cli, here):
 
 
 def test_a_resumed_run_remembers_how_far_it_was_to_go_and_the_seed_that_was_drawn(cli, here):
-    assert cli("train", "--env", ENV, *TINY, "--total-timesteps", 30, "--run-dir", "run")[0] == 0
+    assert cli("train", "--env", ENV, *TINY, *QUICKLY, "--total-timesteps", 30, "--run-dir", "run")[0] == 0
     seed = json.loads(Path("run/run.json").read_text())["seed"]
     expected = IRISAgent.load("run", device="cpu").get_parameters()["policy"]
     for path in Path("run/checkpoints").glob("*/complete"):
@@ -364,6 +369,7 @@ BAD_TRAINING = {
     "no images": (("--env", "CartPole-v1"), "gymnasium.wrappers.AddRenderObservation"),
     "no images in a module": (("--env", "short_game:ShortVector-v0"), "gymnasium.wrappers.AddRenderObservation"),
     "continuous actions": (("--env", "Pendulum-v1"), "Discrete"),
+    "fewer than no episodes": (("--final-episodes", "-1"), "final_episodes=-1 must be a whole number, at most 100,000"),
     "no steps": (("--total-timesteps", "0"), "total_timesteps=0 must be a whole number greater than 0"),
     "negative steps": (("--total-timesteps", "-5"), "total_timesteps=-5"),
     "steps that are no number": (("--total-timesteps", "many"), "--total-timesteps.*'many'"),

@@ -209,7 +209,10 @@ def test_every_number_has_a_range():
         (dict(vocab_size=1), "vocab_size=1 must be at least 2"),
         (dict(transformer_timesteps=1), "transformer_timesteps=1 must be at least 2"),
         (dict(imagination_horizon=1), "imagination_horizon=1 must be at least 2"),
-        (dict(max_env_steps=50), "max_env_steps=50 must be 100000 under atari_100k=True; set atari_100k=False"),
+        (
+            dict(max_env_steps=50),
+            "max_env_steps=50 must be 100000 for an Atari game under atari_100k=True; set atari_100k=False",
+        ),
         (dict(stop_autoencoder_after=5), "stop_autoencoder_after=5 must be greater than start_autoencoder_after=5"),
         (dict(stop_autoencoder_after=-1), "stop_autoencoder_after=-1"),
         (dict(settled_autoencoder_updates=5), "settled_autoencoder_updates=5 needs stop_autoencoder_after"),
@@ -231,6 +234,7 @@ def test_contradictions_are_refused_with_what_would_do(values, words):
 def test_what_an_error_proposes_does():
     IRISConfig(encoder_downsamplings=3, tokens_per_frame=64).validate()
     IRISConfig(max_env_steps=50, atari_100k=False).validate()
+    IRISConfig(max_env_steps=50, env="MiniGrid-Empty-5x5-v0").validate()
     IRISConfig(transformer_embed_dim=132).validate()
     IRISConfig(stop_autoencoder_after=6).validate()
     IRISConfig(stop_autoencoder_after=9, slow_autoencoder_after=8).validate()

@@ -38,7 +38,8 @@ class FakeTrainer:
 
 
 def new_display(terminal: bool = False) -> tuple[TrainingDisplay, io.StringIO]:
-    agent = SimpleNamespace(trainer=FakeTrainer(), target=2000, num_timesteps=1000)
+    episodes = [{"r": 100.0}, *({"r": 0.25 + index % 2} for index in range(20))]
+    agent = SimpleNamespace(trainer=FakeTrainer(), target=2000, num_timesteps=1000, ep_info_buffer=episodes)
     output = io.StringIO()
     return TrainingDisplay(agent, Console(file=output, force_terminal=terminal, width=60)), output
 
@@ -105,16 +106,17 @@ def test_an_epoch_is_one_line_with_its_metrics_and_rates(clock):
         )
     [line] = output.getvalue().splitlines()
     assert line.startswith(
-        "epoch   3  steps 1,000  reconstruction 0.25000  codes 17  [collect 1.0/s, autoencoder 1.0/s]"
+        "epoch   3  steps 1,000  return 0.75  reconstruction 0.25000  codes 17  [collect 1.0/s, autoencoder 1.0/s]"
     )
     assert line.endswith("left")
 
 
 def test_work_without_a_rate_yet_is_left_out_of_the_line(clock):
     display, output = new_display()
+    display.agent.ep_info_buffer = None
     display.show(step())
     display.show(EpochEnded(1, {}))
-    assert "[]" in output.getvalue()
+    assert output.getvalue().startswith("epoch   1  steps 1,000  []")
 
 
 def test_a_bar_is_drawn_on_a_terminal_and_taken_away(clock):

@@ -1,4 +1,5 @@
 import pytest
+from moviepy import VideoFileClip
 from PIL import Image
 
 import iris_gym
@@ -40,6 +41,16 @@ def test_a_seed_repeats_the_pictures(agent, tmp_path):
     assert first.read_bytes() == second.read_bytes()
     with Image.open(first) as picture:
         assert picture.size[0] == 4 * (LABEL_WIDTH + 7 * 64)
+
+
+def test_short_episodes_are_followed_by_others(agent, tmp_path):
+    for seconds, steps in (("short", 1), ("long", 7)):
+        options = dict(source="side-by-side", out=tmp_path / seconds, max_steps=3, min_steps=steps, scale=2)
+        [path] = iris_gym.record(agent, episodes=1, **options)
+        with VideoFileClip(str(path)) as clip:
+            assert clip.n_frames == {"short": 4, "long": 12}[seconds]
+    first, second = (tmp_path / name / "side-by-side_0.png" for name in ("short", "long"))
+    assert first.read_bytes() == second.read_bytes()
 
 
 @pytest.mark.parametrize("name", ["run", "agent.zip"])

@@ -97,24 +97,14 @@ class Evaluate:
         agent = IRISAgent.load(run, device=self.device)
         file = self.out or (RunFolder(run).scores_file if run.is_dir() else run.with_suffix(".scores.json"))
         check_writable("run" if self.out is None else "out", file.parent)
-        config = agent.config
         temperature = 0.0 if self.deterministic else self.temperature
         player = agent.evaluation_player(temperature)
-        preprocessing = self.preprocessing or config.preprocessing
+        protocol = run_protocol(agent, player.temperature, self.preprocessing, self.max_steps)
         return _Contest(
             player,
-            agent.evaluation_games(self.env, preprocessing),
-            env_id=self.env or agent.env_id or config.env,
-            protocol={
-                "agent": "IRIS",
-                "temperature": player.temperature,
-                "deterministic": player.temperature == 0,
-                "epsilon": 0.0,
-                "preprocessing": preprocessing,
-                "atari_100k": config.atari_100k,
-                "env_steps_trained": agent.trainer.env_steps,
-                "max_steps": config.max_eval_steps if self.max_steps is None else self.max_steps,
-            },
+            agent.evaluation_games(self.env, protocol["preprocessing"]),
+            env_id=self.env or agent.env_id or agent.config.env,
+            protocol=protocol,
             scores_file=file,
             media=RunFolder(run).media if run.is_dir() else file.parent,
         )
@@ -160,6 +150,23 @@ class Evaluate:
         images = film(contest.player, contest.open_env, name, **options)
         write_video(path, images, frames_per_second(contest.env_id))
         return path
+
+
+def run_protocol(
+    agent: IRISAgent, temperature: float, preprocessing: str | None = None, max_steps: int | None = None
+) -> dict[str, Any]:
+    """How an agent's episodes are played, as `scores.json` tells it; None is what its config says."""
+    config = agent.config
+    return {
+        "agent": "IRIS",
+        "temperature": temperature,
+        "deterministic": temperature == 0,
+        "epsilon": 0.0,
+        "preprocessing": preprocessing or config.preprocessing,
+        "atari_100k": config.atari_100k,
+        "env_steps_trained": agent.trainer.env_steps,
+        "max_steps": config.max_eval_steps if max_steps is None else max_steps,
+    }
 
 
 def _score_line(result: dict[str, Any]) -> str:

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from iris_gym.agent import IRISAgent
 from iris_gym.commands.common import Preset, required_run_dir, say, set_threads
+from iris_gym.commands.finale import MOST_EPISODES, finale
 from iris_gym.commands.stop_signals import StopRequested, StopSignals
 from iris_gym.config import IRISConfig
 from iris_gym.errors import UsageError
@@ -18,6 +19,7 @@ from iris_gym.progress import TrainingDisplay
 from iris_gym.training.run_folder import RunFolder
 from iris_gym.training.trainer import check_total_timesteps
 from iris_gym.training.wandb_output import WandbOutput, check_wandb
+from iris_gym.untrusted.documents import shown
 
 
 @dataclass
@@ -43,6 +45,10 @@ class Train:
     """auto, cpu, cuda or cuda:N."""
     threads: int | None = None
     """CPU threads; None: one for small networks, torch's own choice for larger ones."""
+    final_episodes: int | None = None
+    """Episodes to play at the end of the run, as the agent and at random, each cut after 2,000 steps; after them a
+    learning curve is drawn and the dream filmed. None: 20, or 4 of an Atari game; of a resumed run what it was told.
+    0: none of that."""
     wandb: bool = False
     """Log to Weights & Biases, too. A resumed run goes on in the same one; WANDB_MODE=offline needs no account."""
     resume: bool = False
@@ -54,6 +60,7 @@ class Train:
         self._recall_settings()
         total = config.max_env_steps if self.total_timesteps is None else self.total_timesteps
         check_total_timesteps(total)
+        self._check_final_episodes()
         if self.wandb:
             check_wandb()
         set_threads(self.threads, config)
@@ -65,7 +72,7 @@ class Train:
         if left <= 0 and not agent.trainer.epochs_left(agent.trainer.env_steps + left):
             say(console, f"{agent.run.path} has collected {agent.num_timesteps:,} steps already: nothing left to do")
             return 0
-        agent.run.write_settings(total_timesteps=total, threads=self.threads)
+        agent.run.write_settings(total_timesteps=total, threads=self.threads, final_episodes=self.final_episodes)
         say(console, f"training on {agent.config.env} ({agent.device}); run folder {agent.run.path}")
         begun = time.monotonic()
         with StopSignals(lambda: agent.trainer.evaluating) as stop, TrainingDisplay(agent, console) as display:
@@ -81,14 +88,30 @@ class Train:
             return 128 + stop.received
         say(console, f"done in {(time.monotonic() - begun) / 60:.1f} minutes; pictures in {agent.run.media}")
         say(console, f"play with it: iris-gym evaluate --run {agent.run.path}")
+        return self._end(agent, console)
+
+    def _end(self, agent: IRISAgent, console: Console) -> int:
+        """Show what the run came to. Nothing is lost where that is interrupted: the agent is saved."""
+        if self.final_episodes == 0:
+            return 0
+        with StopSignals(lambda: True) as stop, suppress(StopRequested):
+            finale(agent, self.final_episodes, console)
+        if stop.received:
+            say(console, "stopped; the run itself is over and saved")
+            return 128 + stop.received
         return 0
+
+    def _check_final_episodes(self) -> None:
+        count = self.final_episodes
+        if count is not None and not (type(count) is int and 0 <= count <= MOST_EPISODES):  # it may be a file's
+            raise UsageError(f"final_episodes={shown(count)} must be a whole number, at most {MOST_EPISODES:,}")
 
     def _recall_settings(self) -> None:
         """A resumed run is told again what it was told before, but for what is said anew."""
         if not self.resume:
             return
         settings = RunFolder(required_run_dir(self.run_dir)).settings()
-        for name in ("total_timesteps", "threads"):
+        for name in ("total_timesteps", "threads", "final_episodes"):
             if getattr(self, name) is None:
                 setattr(self, name, settings.get(name))
 

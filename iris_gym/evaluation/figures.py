@@ -3,7 +3,7 @@
 import io
 import math
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -180,6 +180,35 @@ def returns_figure(runs: Sequence[Progress]) -> "Figure":
     return figure
 
 
+def learning_figure(run: Progress, scores: Mapping[str, Any]) -> "Figure":
+    """Returns over environment steps: of the training's episodes, of the evaluations on the way, and of the final one,
+    `scores`, with its standard error. A dashed line is the mean of a random policy, `scores["random"]`."""
+    clock = common_clock([run])
+    figure, (axes,) = _panels(1, columns=1, width=7, height=3.7)
+    training, evaluations, final = _colours(3)
+    for metric, options in (
+        ("rollout/ep_rew_mean", dict(color=training, label="training, mean of the last 100 episodes")),
+        ("evaluation/mean_return", dict(color=evaluations, label="evaluations", marker="o", markersize=4)),
+    ):
+        times, values = run.curve(metric, clock)
+        if len(times):
+            axes.plot(times, values, **options)
+    count = len(scores["episodes"])
+    axes.errorbar(
+        run.columns[clock][-1:], [scores["mean"]], yerr=[scores["standard_error"] or 0.0], color=final, fmt="D",
+        capsize=4, label=f"final evaluation, {count} episode{'s' if count > 1 else ''}",
+    )  # fmt: skip
+    axes.axhline(scores["random"]["mean"], color="black", linewidth=1, linestyle="--", label="random policy")
+    axes.set(title=run.env, xlabel=_axis(clock), ylabel="return")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    return figure
+
+
+def _axis(clock: str) -> str:
+    return "epoch" if clock == EPOCH else "environment steps"
+
+
 def _draw_curves(
     axes: "Axes",
     curves: Sequence[tuple[np.ndarray, np.ndarray]],
@@ -206,7 +235,7 @@ def _finish_curves(figure: "Figure", panels: Sequence["Axes"], clock: str, *, se
     for axes in panels:
         axes.grid(alpha=0.3)
         axes.set_xlim(left=0)
-    figure.supxlabel("epoch" if clock == EPOCH else "environment steps", fontsize="medium")
+    figure.supxlabel(_axis(clock), fontsize="medium")
     handles, labels = panels[0].get_legend_handles_labels()
     title = "thick: mean over runs, band: ± one standard deviation, thin: each run" if several else None
     figure.legend(

@@ -1,4 +1,4 @@
-"""Who can be evaluated: the agent's own policy, and any function from observations to actions."""
+"""Who can be evaluated: the agent's own policy, any function from observations to actions, and chance."""
 
 import copy
 import importlib
@@ -62,6 +62,23 @@ class PolicyPlayer:
     def __setstate__(self, state: dict[str, Any]) -> None:
         tokenizer, actor_critic = (network.to(state["device"]) for network in state["networks"])
         self.__init__(Policy(tokenizer, actor_critic), state["temperature"])
+
+
+class RandomPlayer:
+    """Uniformly random actions, from a random stream of its own for every episode. Without any network."""
+
+    refills = True
+
+    def prepare(self, rows: int, num_actions: int) -> None:
+        self.num_actions = num_actions
+        self.streams = [np.random.default_rng(0) for _ in range(rows)]
+
+    def begin(self, seeds: Mapping[int, int]) -> None:
+        for row, seed in seeds.items():
+            self.streams[row] = np.random.default_rng((1, seed))  # the environment itself draws from that of the seed
+
+    def act(self, observations: np.ndarray) -> np.ndarray:
+        return np.array([stream.integers(self.num_actions) for stream in self.streams])
 
 
 class FunctionPlayer:

@@ -26,11 +26,13 @@ def human_normalized(env_id: str, mean: float) -> float | None:
 
     None where `env_id` is none of the 26 games of Atari 100k. MinAtar's games of the same names are others.
     """
-    table, game = reference_scores(), atari_game(env_id)
-    if game not in table["human"]:
-        return None
-    random, human = table["random"][game], table["human"][game]
-    return (mean - random) / (human - random)
+    table, random = reference_scores(), random_score(env_id)
+    return None if random is None else (mean - random) / (table["human"][atari_game(env_id)] - random)
+
+
+def random_score(env_id: str) -> float | None:
+    """The published mean score of a random player; None where `env_id` is none of the 26 games of Atari 100k."""
+    return reference_scores()["random"].get(atari_game(env_id))
 
 
 @cache

@@ -5,6 +5,7 @@ T is the number of steps of an episode. Images are NumPy arrays (height, width, 
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -150,7 +151,8 @@ def write_video(path: Path, images: Iterable[np.ndarray], fps: float) -> None:
         raise OSError(f"the video {str(path)!r} cannot be written: {why}") from error
     finally:
         if writer is not None:
-            writer.close()
+            with suppress(OSError):  # Ctrl-C reaches ffmpeg, too, and what it no longer reads cannot be flushed
+                writer.close()
         temporary.unlink(missing_ok=True)
 
 

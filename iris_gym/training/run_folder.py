@@ -26,7 +26,7 @@ TEMPORARY = ".tmp"
 @dataclass(frozen=True, slots=True)
 class RunFolder:
     """A folder with `config.json`, `run.json` (seed, number of steps), `checkpoints/`, `replay/`, `logs/`, `media/`
-    and, once evaluated, `scores.json`."""
+    and, once evaluated, `scores.json`; at the end of a training, `final_scores.json`."""
 
     path: Path
 
@@ -60,6 +60,10 @@ class RunFolder:
     @property
     def scores_file(self) -> Path:
         return self.path / "scores.json"
+
+    @property
+    def final_scores_file(self) -> Path:
+        return self.path / "final_scores.json"
 
     @property
     def exists(self) -> bool:

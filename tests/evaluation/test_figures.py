@@ -16,6 +16,7 @@ from iris_gym.evaluation.figures import (
     check_figures,
     curves_figure,
     games_figure,
+    learning_figure,
     profile_figure,
     returns_figure,
     save_figure,
@@ -105,6 +106,36 @@ def test_each_environment_has_a_panel_of_its_returns():
     assert pong.lines[0].get_ydata().tolist() == [-19, -19, -19]
     assert [len(line.get_xdata()) for line in boxing.lines] == [3, 0]  # it was never evaluated
     assert len(returns_figure(runs[:2]).axes[0].lines) == 3  # nobody was
+
+
+def test_one_run_is_shown_from_random_to_its_end():
+    learned = run("Pong", 2.0)
+    columns = dict(learned.columns) | {
+        "rollout/ep_rew_mean": np.array([np.nan, 1.0, 2.0]),
+        "evaluation/mean_return": np.array([0.5, np.nan, 3.0]),
+    }
+    scores = {"mean": 4.0, "standard_error": 0.5, "episodes": [{}] * 20, "random": {"mean": -1.0}}
+    (axes,) = learning_figure(Progress(learned.source, "Pong", columns), scores).axes
+    assert (axes.get_title(), axes.get_xlabel(), axes.get_ylabel()) == ("Pong", "environment steps", "return")
+    training, evaluations, final, _, _, random = axes.lines
+    assert np.array(training.get_data()).tolist() == [[400, 600], [1, 2]]
+    assert np.array(evaluations.get_data()).tolist() == [[200, 600], [0.5, 3]]
+    assert np.array(final.get_data()).tolist() == [[600], [4]]
+    assert random.get_ydata() == [-1, -1] and random.get_linestyle() == "--"
+    [bar] = axes.collections[0].get_segments()
+    assert bar.tolist() == [[600, 3.5], [600, 4.5]]
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == [
+        "training, mean of the last 100 episodes", "evaluations", "random policy", "final evaluation, 20 episodes",
+    ]  # fmt: skip
+
+
+def test_what_a_run_never_recorded_is_not_in_its_legend():
+    scores = {"mean": 4.0, "standard_error": None, "episodes": [{}], "random": {"mean": -1.0}}
+    (axes,) = learning_figure(run("Pong", 2.0), scores).axes
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == [
+        "random policy",
+        "final evaluation, 1 episode",
+    ]
 
 
 def test_a_run_that_lacks_a_metric_is_left_out_of_its_panel():

@@ -9,7 +9,7 @@ from stable_baselines3 import PPO
 from iris_gym.envs import make_env
 from iris_gym.errors import UsageError
 from iris_gym.evaluation.evaluate import evaluate
-from iris_gym.evaluation.players import FunctionPlayer, load_function
+from iris_gym.evaluation.players import FunctionPlayer, RandomPlayer, load_function
 from iris_gym.evaluation.rows import games
 
 CORRIDOR = games("MiniGrid-Empty-5x5-v0")
@@ -58,6 +58,20 @@ def module(tmp_path, monkeypatch):
 def play(name: str, episodes: int = 2, deterministic: bool = False, **options):
     player = FunctionPlayer(f"players_module:{name}", deterministic=deterministic)
     return evaluate(player, CORRIDOR, **{"episodes": episodes, "seed": 0, "max_steps": 30, **options})
+
+
+def test_chance_draws_each_episodes_actions_from_its_seed():
+    draws = {}
+    for rows in (2, 5):
+        player = RandomPlayer()
+        player.prepare(rows, 3)
+        player.begin({1: 7, 0: 8})
+        draws[rows] = np.stack([player.act(np.zeros((rows, 64, 64, 3), np.uint8)) for _ in range(600)])
+    assert (draws[2] == draws[5][:, :2]).all() and (draws[2][:, 0] != draws[2][:, 1]).any()
+    assert (np.abs(np.bincount(draws[2][:, 0], minlength=3) / 600 - 1 / 3) < 0.1).all()
+    open_env = games("MiniGrid-Empty-5x5-v0")
+    first, second = (evaluate(RandomPlayer(), open_env, episodes=count, seed=3, max_steps=50) for count in (2, 3))
+    assert first == second[:2]
 
 
 def test_a_function_of_observations(module):

@@ -9,7 +9,7 @@ from importlib import metadata
 import pytest
 
 from iris_gym.evaluation.evaluate import EpisodeScore
-from iris_gym.evaluation.scores import human_normalized, reference_scores, summary, write_scores
+from iris_gym.evaluation.scores import human_normalized, random_score, reference_scores, summary, write_scores
 
 SCORES = [EpisodeScore(10.0, 100, 7, False), EpisodeScore(14.0, 200, 8, True), EpisodeScore(12.0, 150, 9, False)]
 
@@ -29,13 +29,14 @@ SCORES = [EpisodeScore(10.0, 100, 7, False), EpisodeScore(14.0, 200, 8, True), E
 )
 def test_human_normalized(env_id: str, mean: float, expected: float):
     assert human_normalized(env_id, mean) == pytest.approx(expected)
+    assert human_normalized(env_id, random_score(env_id)) == 0
 
 
 @pytest.mark.parametrize(
     "env_id", ["ALE/Tennis-v5", "MinAtar/Breakout-v1", "MiniGrid-Empty-5x5-v0", "Unknown-v0", "Pong", "my:Pong-v9", ""]
 )
 def test_other_environments_have_no_human_score(env_id: str):
-    assert human_normalized(env_id, 1.0) is None
+    assert human_normalized(env_id, 1.0) is None and random_score(env_id) is None
 
 
 def test_the_table_has_the_26_games():

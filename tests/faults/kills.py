@@ -27,7 +27,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from iris_gym.cli import main
 
-TINY = ["--preset", "tiny", "--device", "cpu", "--seed", "5", "--total-timesteps", "190"]
+TINY = ["--preset", "tiny", "--device", "cpu", "--seed", "5", "--total-timesteps", "190", "--final-episodes", "0"]
 GRID = ["--env", "MiniGrid-LavaGapS5-v0"]
 BREAKOUT = ["--env", "ALE/Breakout-v5"]
 KINDS = {

@@ -93,7 +93,7 @@ def training(run: Path | str, game: str, *arguments: str) -> subprocess.Popen:
     paths = [os.getcwd(), os.environ.get("PYTHONPATH", "")]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "iris_gym", "train", "--run-dir", str(run), "--env", f"games:{game}-v0"]
-    command += ["--preset", "tiny", "--device", "cpu", "--seed", "0", *arguments]
+    command += ["--preset", "tiny", "--device", "cpu", "--seed", "0", "--final-episodes", "0", *arguments]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
 
 

@@ -36,7 +36,7 @@ FIELDS = [name.replace("_", "-") for name in IRISConfig.tiny().to_dict()]
 FLAGS = "env preset total-timesteps run-dir seed device threads resume config run episodes temperature source max-steps"
 FLAGS += " runs csv markdown figures metrics starts horizon context deterministic preprocessing workers video scaling"
 FLAGS += " check-epochs no-published out json compare only batch repeats published transformer-heads perceptual-weight"
-FLAGS += " help no-resume"
+FLAGS += " help no-resume final-episodes"
 WORDS = [
     "tiny",
     "auto",
@@ -114,6 +114,7 @@ def test_main(fuzz, tmp_path, monkeypatch, capsys):
     """The whole command, but for the work itself: the agent does not learn, play or time anything."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(IRISAgent, "learn_events", lambda *_, **__: iter(()))
+    monkeypatch.setattr("iris_gym.commands.train.finale", lambda *_: None)
     monkeypatch.setattr("iris_gym.agent.evaluate", _refuse)
     monkeypatch.setattr("iris_gym.commands.evaluate.evaluate", _refuse)
     monkeypatch.setattr("iris_gym.reporting._play", _refuse)

@@ -81,6 +81,7 @@ def test_the_flag(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "wandb", Client)
     run = tmp_path / "run"
     flags = ["--env", "MinAtar/Breakout-v1", "--preset", "tiny", "--run-dir", str(run), "--seed", "0", "--wandb"]
+    flags += ["--final-episodes", "0"]
     for more in (["--total-timesteps", "60"], ["--total-timesteps", "80", "--resume"]):
         with pytest.raises(SystemExit) as end:
             main(["train", *flags, *more])
@@ -121,7 +122,8 @@ def test_a_service_that_takes_no_run_is_one_line(monkeypatch, tmp_path):
 @pytest.mark.slow
 def test_a_process_ends_in_peace(offline, tmp_path):
     """The service ends with the process; what is still to be written has to come before."""
-    flags = "--env MinAtar/Breakout-v1 --preset tiny --total-timesteps 60 --seed 0 --wandb --run-dir".split()
+    flags = "--env MinAtar/Breakout-v1 --preset tiny --total-timesteps 60 --seed 0 --wandb".split()
+    flags += ["--final-episodes", "0", "--run-dir"]
     command = [sys.executable, "-m", "iris_gym", "train", *flags, str(tmp_path / "run")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0
