@@ -1,7 +1,7 @@
 """Watch a trained agent: its game, what its tokenizer keeps of it, and its dream of the same actions, side by side.
 
 pip install "iris-gym[video]"
-python examples/record_dream.py --run runs/pong
+python examples/record_dream.py --run runs/minigrid
 """
 
 from pathlib import Path

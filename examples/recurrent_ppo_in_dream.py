@@ -1,7 +1,7 @@
 """Train sb3-contrib's RecurrentPPO, which remembers, in the dream of a trained agent.
 
 pip install "iris-gym[contrib]"
-python examples/recurrent_ppo_in_dream.py --run runs/pong --total-timesteps 20000
+python examples/recurrent_ppo_in_dream.py --run runs/minigrid --total-timesteps 20000
 """
 
 from pathlib import Path

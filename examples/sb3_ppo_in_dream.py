@@ -1,6 +1,6 @@
 """Train Stable-Baselines3's PPO in the dream of a trained agent, and let it play the real game.
 
-python examples/sb3_ppo_in_dream.py --run runs/pong --total-timesteps 20000
+python examples/sb3_ppo_in_dream.py --run runs/minigrid --total-timesteps 20000
 """
 
 from pathlib import Path

@@ -1,6 +1,6 @@
 """PPO in plain torch in the dream of a trained agent: nothing leaves the device but a line of numbers an iteration.
 
-python examples/torch_ppo_in_dream.py --checkpoint runs/pong
+python examples/torch_ppo_in_dream.py --checkpoint runs/minigrid
 """
 
 from pathlib import Path

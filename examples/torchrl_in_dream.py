@@ -1,7 +1,7 @@
 """The dream of a trained agent in TorchRL: its `GymWrapper` takes it as it is, with resets by mask.
 
 pip install "iris-gym[torchrl]"
-python examples/torchrl_in_dream.py --run runs/pong
+python examples/torchrl_in_dream.py --run runs/minigrid
 """
 
 from pathlib import Path
