@@ -92,7 +92,10 @@ def create_models(config: IRISConfig, num_actions: int) -> Models:
         gradient_checkpointing=config.gradient_checkpointing,
         outcomes_in_sequence=config.sequence_layout == "frame_action_reward_end",
     )
-    return Models(tokenizer, world_model, ActorCritic(num_actions, lstm_dim=config.lstm_dim))
+    actor_critic = ActorCritic(
+        num_actions, channels=config.actor_channels, lstm_dim=config.lstm_dim, zero_heads=config.zero_heads
+    )
+    return Models(tokenizer, world_model, actor_critic)
 
 
 def _build_tokenizer(config: IRISConfig) -> Tokenizer:
@@ -130,7 +133,8 @@ def _build_quantizer(config: IRISConfig) -> Quantizer:
 
 def build_replay(config: IRISConfig, folder: Path | None, **arguments: Any) -> Replay:
     """The replay of a config; see `Replay` for its arguments."""
-    return Replay(folder, mirror=None if config.accelerate else False, **arguments)
+    mirror = None if config.accelerate else False
+    return Replay(folder, mirror=mirror, uniform=config.sample_uniformly, **arguments)
 
 
 def build_trainer(
@@ -167,6 +171,7 @@ def build_collector(
         epsilon=config.epsilon,
         temperature=config.collect_temperature,
         generator=streams.collecting,
+        random_steps=config.random_steps,
     )
 
 
@@ -264,7 +269,9 @@ def _autoencoder_learner(config: IRISConfig, models: Models) -> Learner:
             start_after=config.start_autoencoder_after,
             slow_after=config.slow_autoencoder_after,
             stop_after=config.stop_autoencoder_after,
+            first_updates=config.autoencoder_first_updates,
             updates_per_epoch=config.autoencoder_updates_per_epoch,
+            settled_updates=config.settled_autoencoder_updates,
             batch_size=config.autoencoder_batch_size,
             segment_length=1,
             align="start",
@@ -290,6 +297,7 @@ def _world_model_learner(config: IRISConfig, models: Models, cache: FrameCache) 
         LearnerPlan(
             start_after=config.start_transformer_after,
             stop_after=None,
+            first_updates=config.transformer_first_updates,
             updates_per_epoch=config.transformer_updates_per_epoch,
             batch_size=config.transformer_batch_size,
             segment_length=config.transformer_timesteps,
@@ -312,6 +320,7 @@ def _actor_critic_learner(
         discount=config.discount,
         lambda_=config.td_lambda,
         entropy_weight=config.entropy_weight,
+        learn_after_end=config.learn_after_end,
         refresh=frozen.refresh,
     )
     return Learner(

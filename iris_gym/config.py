@@ -70,6 +70,9 @@ class IRISConfig:
     autoencoder_batch_size: int = 256
     """Frames a batch."""
     autoencoder_updates_per_epoch: int = 200
+    autoencoder_first_updates: int | None = None
+    """Updates of the autoencoder's first epoch, which has all the experience before it to catch up with. None: as in
+    any other epoch."""
 
     transformer_layers: int = 10
     transformer_embed_dim: int = 256
@@ -87,9 +90,15 @@ class IRISConfig:
     transformer_batch_size: int = 64
     """Segments a batch."""
     transformer_updates_per_epoch: int = 200
+    transformer_first_updates: int | None = None
+    """Updates of the world model's first epoch; see `autoencoder_first_updates`."""
 
+    actor_channels: int = 32
+    """Channels of the actor-critic's first two convolutions; the last two have twice as many."""
     lstm_dim: int = 512
     """Width of the actor-critic's LSTM."""
+    zero_heads: bool = False
+    """Policy and value start at zero: the first policy is uniform, and no first value has to be unlearned."""
     imagination_horizon: int = 20
     """Steps of an imagined rollout."""
     burn_in: int = 20
@@ -99,12 +108,18 @@ class IRISConfig:
     td_lambda: float = 0.95
     """λ of the λ-returns."""
     entropy_weight: float = 0.001
+    learn_after_end: bool = True
+    """Whether the imagined steps behind a predicted end count in the actor-critic's loss, as in the published agent,
+    where ends are rare. The dream goes on there as from nowhere, and where episodes are short that is most of it."""
     actor_critic_learning_rate: float = 1e-4
     actor_critic_batch_size: int = 64
     """Imagined rollouts a batch."""
     actor_critic_updates_per_epoch: int = 200
     max_gradient_norm: float = 10.0
     """Gradients are clipped to this norm, each component's by itself."""
+    sample_uniformly: Literal["episodes", "steps"] = "episodes"
+    """What is drawn uniformly from the replay: an episode, and then a step of it, as the published agent does; or a
+    step of all. With episodes a step of a short one counts more."""
     max_bad_updates: int = 10
     """Updates in a row with a loss or gradient that is not finite, each of them skipped, after which the run stops."""
     accumulate_gradients: int = 1
@@ -129,7 +144,12 @@ class IRISConfig:
     """Epoch after which the autoencoder's learning rate falls linearly, to 1/20 at `stop_autoencoder_after`."""
     stop_autoencoder_after: int | None = None
     """Last epoch with autoencoder updates; None: no end. A moving codebook spoils the world model's targets."""
+    settled_autoencoder_updates: int = 0
+    """Updates an epoch after `stop_autoencoder_after`, at 1/20 of the learning rate: what is new in the environment is
+    still learned, and the tokens of what is known stay as they are, but for a few."""
 
+    random_steps: int = 0
+    """Environment steps at the beginning whose actions are uniformly random."""
     epsilon: float = 0.01
     """Share of uniformly random actions while collecting."""
     collect_temperature: float = 1.0
@@ -203,7 +223,7 @@ class IRISConfig:
         for name in POSITIVE:
             _require(getattr(self, name) > 0, name, getattr(self, name), "must be greater than 0")
         for name in NON_NEGATIVE:
-            _require(getattr(self, name) >= 0, name, getattr(self, name), "must be 0 or greater")
+            _require((getattr(self, name) or 0) >= 0, name, getattr(self, name), "must be 0 or greater")
         for name in UNIT_INTERVAL:
             _require(0 <= getattr(self, name) <= 1, name, getattr(self, name), "must lie in [0, 1]")
         beta2 = self.autoencoder_adam_beta2
@@ -264,6 +284,12 @@ class IRISConfig:
             last,
             f"must be greater than start_autoencoder_after={self.start_autoencoder_after}, or None",
         )
+        _require(
+            last is not None or not self.settled_autoencoder_updates,
+            "settled_autoencoder_updates",
+            self.settled_autoencoder_updates,
+            "needs stop_autoencoder_after, after which they are done, or must be 0",
+        )
         slow = self.slow_autoencoder_after
         _require(
             slow is None or (last is not None and 0 <= slow < last),
@@ -283,14 +309,15 @@ POSITIVE = (
     "max_env_steps vocab_size token_embedding_dim encoder_channels encoder_output_channels codebook_decay "
     "autoencoder_learning_rate autoencoder_batch_size transformer_layers transformer_embed_dim transformer_heads "
     "transformer_learning_rate transformer_batch_size lstm_dim discount actor_critic_learning_rate "
-    "actor_critic_batch_size max_gradient_norm env_steps_per_epoch total_epochs checkpoint_interval "
+    "actor_critic_batch_size actor_channels max_gradient_norm env_steps_per_epoch total_epochs checkpoint_interval "
     "keep_checkpoints eval_episodes accumulate_gradients max_bad_updates max_eval_steps"
 ).split()
 NON_NEGATIVE = (
     "perceptual_weight foreground_weight commitment_weight dead_code_threshold autoencoder_updates_per_epoch "
     "transformer_weight_decay transformer_updates_per_epoch burn_in entropy_weight actor_critic_updates_per_epoch "
     "start_autoencoder_after start_transformer_after start_actor_critic_after collect_temperature "
-    "eval_temperature eval_interval"
+    "eval_temperature eval_interval random_steps autoencoder_first_updates transformer_first_updates "
+    "settled_autoencoder_updates"
 ).split()
 UNIT_INTERVAL = "codebook_decay autoencoder_adam_beta2 transformer_dropout discount td_lambda epsilon".split()
 YAML_SUFFIXES = (".yaml", ".yml")
@@ -315,31 +342,39 @@ SMALL: dict[str, Any] = dict(
     foreground_weight=0.5,
     commitment_weight=0.05,
     codebook_decay=0.98,
-    autoencoder_learning_rate=3e-3,
+    autoencoder_learning_rate=2e-3,
     autoencoder_adam_beta2=0.95,
-    autoencoder_batch_size=8,
-    autoencoder_updates_per_epoch=400,
-    transformer_layers=3,
+    autoencoder_batch_size=16,
+    autoencoder_first_updates=500,
+    autoencoder_updates_per_epoch=50,
+    settled_autoencoder_updates=20,
+    transformer_layers=2,
     transformer_embed_dim=128,
     transformer_timesteps=10,
     transformer_dropout=0.0,
     transformer_learning_rate=1e-3,
     transformer_batch_size=16,
-    transformer_updates_per_epoch=150,
+    transformer_first_updates=400,
+    transformer_updates_per_epoch=40,
+    actor_channels=16,
     lstm_dim=256,
+    zero_heads=True,
     imagination_horizon=10,
     burn_in=5,
-    discount=0.99,
+    discount=0.97,
+    learn_after_end=False,
     actor_critic_learning_rate=1e-3,
     actor_critic_batch_size=16,
-    actor_critic_updates_per_epoch=20,
-    start_autoencoder_after=1,
-    slow_autoencoder_after=7,
-    stop_autoencoder_after=13,
-    start_transformer_after=12,
-    start_actor_critic_after=16,
-    eval_interval=10,
-    eval_episodes=4,
+    actor_critic_updates_per_epoch=60,
+    sample_uniformly="steps",
+    random_steps=1_400,
+    start_autoencoder_after=6,
+    slow_autoencoder_after=6,
+    stop_autoencoder_after=12,
+    start_transformer_after=6,
+    start_actor_critic_after=7,
+    eval_interval=5,
+    eval_episodes=8,
 )
 
 TINY: dict[str, Any] = dict(

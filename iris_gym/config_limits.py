@@ -21,12 +21,16 @@ LARGEST: dict[str, float] = {
     "dead_code_threshold": 1_000_000_000,
     "autoencoder_batch_size": 65_536,
     "autoencoder_updates_per_epoch": 1_000_000,
+    "autoencoder_first_updates": 1_000_000,
+    "settled_autoencoder_updates": 1_000_000,
     "transformer_layers": 256,
     "transformer_embed_dim": 16_384,
     "transformer_heads": 1_024,
     "transformer_timesteps": 1_024,
     "transformer_batch_size": 65_536,
     "transformer_updates_per_epoch": 1_000_000,
+    "transformer_first_updates": 1_000_000,
+    "actor_channels": 4_096,
     "lstm_dim": 16_384,
     "imagination_horizon": 10_000,
     "burn_in": 10_000,
@@ -46,6 +50,7 @@ LARGEST: dict[str, float] = {
     "accumulate_gradients": 65_536,
     "max_bad_updates": 1_000_000,
     "max_eval_steps": 100_000_000,
+    "random_steps": 100_000_000,
 }
 """Whole numbers, by field."""
 
@@ -92,5 +97,6 @@ def estimated_parameters(values: Mapping[str, Any]) -> dict[str, int]:
         "vocab_size transformer_embed_dim": 2 * vocab * width,
         "vocab_size token_embedding_dim": 2 * vocab * code,
         "encoder_channels encoder_output_channels token_embedding_dim": convolutions + ends,
-        "lstm_dim": 4 * lstm * (1024 + lstm),
+        "actor_channels lstm_dim": 4 * lstm * (32 * values["actor_channels"] + lstm)
+        + 70 * values["actor_channels"] ** 2,
     }

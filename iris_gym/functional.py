@@ -62,6 +62,11 @@ def lambda_returns(rewards: Tensor, values: Tensor, ends: Tensor, *, discount: f
     return returns
 
 
+def before_end(ends: Tensor) -> Tensor:
+    """True for the steps up to the first end, that one included, and False for those behind it; (B, H) bool."""
+    return ends.cumsum(1) - ends.long() == 0
+
+
 def masked_cross_entropy(logits: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
     """Mean cross-entropy over the targets whose `mask` is True.
 

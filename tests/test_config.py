@@ -29,6 +29,9 @@ OTHER_SHAPES = {
     "reconstruction_loss": "l1",
     "precision": "float32",
     "sequence_layout": "frame_action_reward_end",
+    "sample_uniformly": "steps",
+    "autoencoder_first_updates": 5,
+    "transformer_first_updates": 6,
 }
 
 
@@ -209,6 +212,8 @@ def test_every_number_has_a_range():
         (dict(max_env_steps=50), "max_env_steps=50 must be 100000 under atari_100k=True; set atari_100k=False"),
         (dict(stop_autoencoder_after=5), "stop_autoencoder_after=5 must be greater than start_autoencoder_after=5"),
         (dict(stop_autoencoder_after=-1), "stop_autoencoder_after=-1"),
+        (dict(settled_autoencoder_updates=5), "settled_autoencoder_updates=5 needs stop_autoencoder_after"),
+        (dict(transformer_first_updates=-1), "transformer_first_updates=-1 must be 0 or greater"),
         (dict(slow_autoencoder_after=8), "slow_autoencoder_after=8 must lie between 0 and stop_autoencoder_after=None"),
         (
             dict(slow_autoencoder_after=8, stop_autoencoder_after=8),

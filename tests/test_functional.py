@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from iris_gym.functional import (
+    before_end,
     codebook_usage,
     count_tokens,
     lambda_returns,
@@ -73,6 +74,11 @@ def test_an_end_cuts_off_everything_later():
                            discount=0.9, lambda_=0.8)  # fmt: skip
     assert torch.equal(before[:, :3], after[:, :3])
     assert not torch.equal(before[:, 3:], after[:, 3:])
+
+
+def test_steps_up_to_the_first_end_are_told_from_those_behind_it():
+    ends = torch.tensor([[0, 1, 0, 1, 0], [0, 0, 0, 0, 0], [1, 1, 0, 0, 0]]).bool()
+    assert before_end(ends).int().tolist() == [[1, 1, 0, 0, 0], [1, 1, 1, 1, 1], [1, 0, 0, 0, 0]]
 
 
 def test_the_last_reward_and_end_are_not_read():

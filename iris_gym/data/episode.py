@@ -1,6 +1,7 @@
 """An episode: which rows of the replay it is made of, and how it ended."""
 
 from array import array
+from bisect import bisect_left
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -34,6 +35,10 @@ class Episode:
     def append(self, row: int) -> None:
         """Add the next step, in amortised O(1)."""
         self._rows.append(row)
+
+    def step_of(self, row: int) -> int:
+        """Which step of the episode the replay's `row`, one of its own, is."""
+        return bisect_left(self._rows, row)
 
     def window(self, start: int, stop: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
         """Rows (L,) int64 and mask (L,) bool of the steps `start` to `stop - 1`, L = `stop - start`.

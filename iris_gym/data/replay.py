@@ -59,6 +59,7 @@ class Replay:
         chunk_rows: how many rows the files grow by; the default is 25 MB.
         mirror: keep a copy of the frames on the device and gather there, for as long as its memory has room; otherwise
             each batch is gathered on the host and sent. None: on a GPU.
+        uniform: what is drawn uniformly for a batch: an episode, and then a step of it; or a step of all.
 
     Raises:
         UsageError: the folder holds a replay of another format version, or an incomplete one.
@@ -74,6 +75,7 @@ class Replay:
         device: torch.device | str = "cpu",
         chunk_rows: int = 2048,
         mirror: bool | None = None,
+        uniform: Literal["episodes", "steps"] = "episodes",
     ) -> None:
         self._remove: weakref.finalize | None = None
         self._folder = Path(tempfile.mkdtemp(prefix="iris_gym_replay_")) if folder is None else Path(folder)
@@ -84,7 +86,9 @@ class Replay:
         mirrored = self._device.type == "cuda" if mirror is None else mirror
         self._mirror = DeviceFrames(self._device) if mirrored else None
         self._chunk_rows = chunk_rows
+        self._uniform = uniform
         self._episodes: list[Episode] = []
+        self._episode_of_row: list[Episode] = []
         self._open: dict[int, Episode] = {}
         self._rows = 0
         self._capacity = _counted_rows(self._folder, rows)
@@ -176,7 +180,7 @@ class Replay:
     def sample_segments(
         self, batch_size: int, length: int, *, generator: np.random.Generator, align: Literal["start", "end"]
     ) -> Segment:
-        """Draw B = `batch_size` segments of L = `length` steps: an episode uniformly, then a step of it uniformly.
+        """Draw B = `batch_size` segments of L = `length` steps, each around a step drawn as `uniform` says.
 
         With `align="start"` a segment starts at that step and is padded on the right (tokenizer and world model); with
         `align="end"` it ends at that step and is padded on the left (burn-in and imagination).
@@ -186,8 +190,13 @@ class Replay:
         """
         if not self._episodes:
             raise UsageError("the replay is empty; collect at least one step before sampling from it")
-        episodes = [self._episodes[index] for index in generator.integers(len(self._episodes), size=batch_size)]
-        steps = generator.integers([len(episode) for episode in episodes])
+        if self._uniform == "steps":
+            drawn = generator.integers(self._rows, size=batch_size)
+            episodes = [self._episode_of_row[row] for row in drawn]
+            steps = np.array([episode.step_of(row) for episode, row in zip(episodes, drawn, strict=True)])
+        else:
+            episodes = [self._episodes[index] for index in generator.integers(len(self._episodes), size=batch_size)]
+            steps = generator.integers([len(episode) for episode in episodes])
         starts = steps if align == "start" else steps + 1 - length
         windows = [episode.window(start, start + length) for episode, start in zip(episodes, starts, strict=True)]
         rows, masks = zip(*windows, strict=True)
@@ -263,6 +272,7 @@ class Replay:
             self._episodes.append(self._open[environment])
         episode = self._open[environment]
         episode.append(self._rows)
+        self._episode_of_row.append(episode)
         episode.terminated, episode.truncated = bool(terminated), bool(truncated)
         if not episode.open:
             del self._open[environment]

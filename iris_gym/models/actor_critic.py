@@ -4,25 +4,28 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from iris_gym.functional import lambda_returns
+from iris_gym.functional import before_end, lambda_returns
 from iris_gym.types import FRAME_SHAPE, FRAME_SIZE, RecurrentState, Trajectory
-
-CHANNELS = (32, 32, 64, 64)
 
 
 class ActorCritic(nn.Module):
     """Action logits and a value from what has been seen so far."""
 
-    def __init__(self, num_actions: int, *, lstm_dim: int = 512) -> None:
+    def __init__(self, num_actions: int, *, channels: int = 32, lstm_dim: int = 512, zero_heads: bool = False) -> None:
+        """The first two convolutions have so many `channels`, the last two twice as many."""
         super().__init__()
+        widths = (channels, channels, 2 * channels, 2 * channels)
         layers: list[nn.Module] = []
-        for in_channels, out_channels in zip((FRAME_SHAPE[0], *CHANNELS), CHANNELS, strict=False):
+        for in_channels, out_channels in zip((FRAME_SHAPE[0], *widths), widths, strict=False):
             layers += [nn.Conv2d(in_channels, out_channels, 3, padding=1), nn.MaxPool2d(2), nn.ReLU()]
         self.convolutions = nn.Sequential(*layers, nn.Flatten())
-        features = CHANNELS[-1] * (FRAME_SIZE // 2 ** len(CHANNELS)) ** 2
+        features = widths[-1] * (FRAME_SIZE // 2 ** len(widths)) ** 2
         self.lstm = nn.LSTM(features, lstm_dim, batch_first=True)
         self.actor = nn.Linear(lstm_dim, num_actions)
         self.critic = nn.Linear(lstm_dim, 1)
+        if zero_heads:
+            for parameter in (*self.actor.parameters(), *self.critic.parameters()):
+                nn.init.zeros_(parameter)
 
     def initial_state(self, batch: int) -> RecurrentState:
         """Hidden and cell state of `batch` rows that have seen nothing."""
@@ -55,12 +58,20 @@ class ActorCritic(nn.Module):
         return state
 
     def loss(
-        self, trajectory: Trajectory, state: RecurrentState, *, discount: float, lambda_: float, entropy_weight: float
+        self,
+        trajectory: Trajectory,
+        state: RecurrentState,
+        *,
+        discount: float,
+        lambda_: float,
+        entropy_weight: float,
+        learn_after_end: bool = True,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """REINFORCE with the value as baseline, squared error to the λ-returns, entropy bonus (equations 6 to 8).
 
         `state` is the one before the trajectory's first frame. The last step only bootstraps. Gradients flow through
-        the LSTM over time and into nothing but this network.
+        the LSTM over time and into nothing but this network. Without `learn_after_end` the steps behind an end weigh
+        nothing; means are still over all steps, so that the losses of a batch's parts add up to its own.
         """
         logits, values, _ = self(trajectory.frames, state)
         returns = lambda_returns(
@@ -68,15 +79,16 @@ class ActorCritic(nn.Module):
         )
         log_policy, values, returns = F.log_softmax(logits[:, :-1], -1), values[:, :-1], returns[:, :-1]
         log_probability = log_policy.gather(-1, trajectory.actions[:, :-1, None]).squeeze(-1)
-        entropy = -(log_policy.exp() * log_policy).sum(-1).mean()
-        policy_loss = -(log_probability * (returns - values.detach())).mean()
-        value_loss = F.mse_loss(values, returns)
-        loss = policy_loss + value_loss - entropy_weight * entropy
+        weights = torch.ones_like(returns) if learn_after_end else before_end(trajectory.ends[:, :-1]).float()
+        entropy = -(log_policy.exp() * log_policy).sum(-1)
+        policy_loss = -(weights * log_probability * (returns - values.detach())).mean()
+        value_loss = (weights * (values - returns).square()).mean()
+        loss = policy_loss + value_loss - entropy_weight * (weights * entropy).mean()
         metrics = {
             "loss": loss,
             "policy_loss": policy_loss,
             "value_loss": value_loss,
-            "entropy": entropy,
+            "entropy": entropy.mean(),
             "imagined_return": returns[:, 0].mean(),
             "imagined_reward": trajectory.rewards[:, :-1].mean(),
             "value": values.mean(),

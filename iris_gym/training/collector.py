@@ -32,7 +32,7 @@ class Collector:
 
     `resets` counts, for each reset of the environment, the vector steps before it. The first one was seeded with the
     run's seed; with the actions in the replay they tell all that the environment was ever asked. None: they do not,
-    since the environment was played in before, or exchanged.
+    since the environment was played in before, or exchanged. The first `random_steps` of a replay are uniformly random.
     """
 
     def __init__(
@@ -45,6 +45,7 @@ class Collector:
         epsilon: float,
         temperature: float,
         generator: torch.Generator,
+        random_steps: int = 0,
     ) -> None:
         self.env = env
         self.policy = policy
@@ -53,6 +54,7 @@ class Collector:
         self.epsilon = epsilon
         self.temperature = temperature
         self.generator = generator
+        self.random_steps = random_steps
         self._frames: np.ndarray | None = None
         self._state = policy.initial_state(env.num_envs)
         self.resets: list[int] | None = [] if not len(replay) else None
@@ -139,7 +141,7 @@ class Collector:
             self._tensor(self._frames),
             self._state,
             temperature=self.temperature,
-            epsilon=self.epsilon,
+            epsilon=self.epsilon if len(self.replay) >= self.random_steps else 1.0,
             generator=self.generator,
         )
         chosen = actions.cpu().numpy()

@@ -38,24 +38,32 @@ class LearnerPlan:
     """When and on what a component learns."""
 
     start_after: int  # epochs before its first update
-    stop_after: int | None  # its last epoch with updates; None: no end
+    stop_after: int | None  # its last epoch with `updates_per_epoch`; None: no end
     updates_per_epoch: int
     batch_size: int
     segment_length: int
     align: Literal["start", "end"]  # where a segment meets its uniformly drawn step; it is padded on the other side
     slow_after: int | None = None  # its last epoch at the full learning rate; None: all
+    first_updates: int | None = None  # in its first epoch; None: as many as in any other
+    settled_updates: int = 0  # in each epoch after `stop_after`, at the last learning rate
 
     def updates_in(self, epoch: int) -> int:
         """Updates in `epoch`, counted from 1."""
-        if epoch <= self.start_after or (self.stop_after is not None and epoch > self.stop_after):
+        if epoch <= self.start_after:
             return 0
+        if self.stop_after is not None and epoch > self.stop_after:
+            return self.settled_updates
+        if epoch == self.start_after + 1 and self.first_updates is not None:
+            return self.first_updates
         return self.updates_per_epoch
 
     def learning_rate_factor(self, epoch: int) -> float:
-        """1 up to `slow_after`, from there falling linearly to `LAST_FACTOR` in the epoch `stop_after`."""
+        """1 up to `slow_after`, from there falling linearly to `LAST_FACTOR` at `stop_after`, where it stays."""
+        if self.stop_after is not None and epoch > self.stop_after:
+            return LAST_FACTOR
         if self.slow_after is None or self.stop_after is None or epoch <= self.slow_after:
             return 1.0
-        passed = min((epoch - self.slow_after) / (self.stop_after - self.slow_after), 1.0)
+        passed = (epoch - self.slow_after) / (self.stop_after - self.slow_after)
         return 1.0 + (LAST_FACTOR - 1.0) * passed
 
 

@@ -49,6 +49,7 @@ def actor_critic_loss(
     discount: float,
     lambda_: float,
     entropy_weight: float,
+    learn_after_end: bool = True,
     refresh: Callable[[], None] = lambda: None,
 ) -> Loss:
     """Act in the dream that starts at the last frame of segments that pad left; the frames before burn in the LSTM.
@@ -62,7 +63,12 @@ def actor_critic_loss(
         actor_state = actor_critic.burn_in(pictures[:, :-1], segment.mask[:, :-1])
         trajectory = imagination(tokens, pictures[:, -1], *actor_state)
         return actor_critic.loss(
-            trajectory, actor_state, discount=discount, lambda_=lambda_, entropy_weight=entropy_weight
+            trajectory,
+            actor_state,
+            discount=discount,
+            lambda_=lambda_,
+            entropy_weight=entropy_weight,
+            learn_after_end=learn_after_end,
         )
 
     return loss

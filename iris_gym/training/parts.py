@@ -83,6 +83,7 @@ def actor_critic_parts(
     discount: float,
     lambda_: float,
     entropy_weight: float,
+    learn_after_end: bool = True,
     refresh: Callable[[], None] = lambda: None,
 ) -> LossParts:
     """As `actor_critic_loss`: the dream, through which no gradient goes, in one piece, and what is learned in parts."""
@@ -100,6 +101,7 @@ def actor_critic_parts(
                 discount=discount,
                 lambda_=lambda_,
                 entropy_weight=entropy_weight,
+                learn_after_end=learn_after_end,
             )
             yield _weighted(loss, metrics, (piece.stop - piece.start) / len(hidden))
 

@@ -46,6 +46,13 @@ def test_grows_and_knows_its_length():
     assert episode.window(9_998, 10_001)[0].tolist() == [9_998, 9_999, 9_999]
 
 
+def test_a_row_is_found_among_those_of_the_episode():
+    episode = Episode()
+    for row in (3, 5, 9):
+        episode.append(row)
+    assert [episode.step_of(row) for row in (3, 5, 9)] == [0, 1, 2]
+
+
 def test_is_open_until_terminated_or_truncated():
     assert Episode().open
     assert not Episode(terminated=True).open

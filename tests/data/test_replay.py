@@ -219,6 +219,20 @@ def test_episodes_and_their_steps_are_uniform(replay: Replay, align: Literal["st
     assert chi_squared < 18.5  # 4 degrees of freedom, p = 0.001
 
 
+@pytest.mark.parametrize("align", ["start", "end"])
+def test_steps_are_uniform_where_that_is_wanted(align: Literal["start", "end"]):
+    with Replay(None, chunk_rows=16, uniform="steps") as replay:
+        fill(replay, 1, 2, 5)
+        for row in range(4):  # two more episodes, in turn
+            replay.append(make_frame(8 + row), 8 + row, 0.0, False, False, row % 2)
+        segment = sample(replay, 12_000, 2, align)
+        drawn = segment.actions[:, 0 if align == "start" else 1]
+        counts = np.bincount(drawn.numpy(), minlength=12)
+        assert counts.min() > 850 and counts.max() < 1150  # 1,000 each, with a deviation of 30
+        following = {int(a): int(b) for a, b in segment.actions[segment.mask.all(1)].tolist()}
+        assert following == {1: 2, 3: 4, 4: 5, 5: 6, 6: 7, 8: 10, 9: 11}
+
+
 def test_the_seed_decides(replay: Replay):
     fill(replay, 20, 20)
     first, again, other = (sample(replay, 16, 2, "start", seed).actions for seed in (1, 1, 2))

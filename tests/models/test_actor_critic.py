@@ -47,6 +47,14 @@ def test_the_paper_size_has_3_217_957_parameters():
     assert sum(parameter.numel() for parameter in ActorCritic(4).parameters()) == 3_217_957
 
 
+def test_with_zero_heads_the_policy_is_uniform_and_no_value_expected_but_both_learn():
+    model = ActorCritic(3, lstm_dim=8, zero_heads=True)
+    logits, values, _ = model(frames(2, 4), model.initial_state(2))
+    assert not logits.any() and not values.any()
+    loss_of(model, tiny_trajectory())[0].backward()
+    assert all(head.weight.grad.any() for head in (model.actor, model.critic))
+
+
 def test_shapes():
     model = actor_critic()
     state = model.initial_state(2)
@@ -142,6 +150,25 @@ def test_a_good_action_becomes_likelier_and_the_value_moves_to_the_return():
     loss_of(model, trajectory, entropy_weight=0.0)[0].backward()
     assert model.actor.bias.grad.tolist() == pytest.approx([0.5, -0.5])
     assert model.critic.bias.grad.item() == pytest.approx(-2.0)  # d/dV (V - 1)²
+
+
+def test_what_comes_behind_an_end_counts_only_where_it_is_to_be_learned():
+    """The end is at step 1 of five."""
+    seen, state = frames(1, 5), (torch.zeros(1, 8), torch.zeros(1, 8))
+    ends = torch.tensor([[False, True, False, False, False]])
+
+    def loss(actions: list[int], rewards: list[float], learn_after_end: bool) -> tuple[float, float]:
+        model = actor_critic()
+        trajectory = Trajectory(seen, torch.tensor([actions]), torch.tensor([rewards]), ends)
+        settings = dict(discount=0.5, lambda_=0.5, entropy_weight=0.1)
+        value, metrics = model.loss(trajectory, state, learn_after_end=learn_after_end, **settings)
+        return value.item(), metrics["value_loss"].item()
+
+    one, other = ([0, 1, 0, 0, 0], [1.0, 0.0, 0.0, 0.0, 0.0]), ([0, 1, 2, 1, 0], [1.0, 0.0, 1.0, -1.0, 0.0])
+    assert loss(*one, learn_after_end=False) == loss(*other, learn_after_end=False)
+    assert loss(*one, learn_after_end=True) != loss(*other, learn_after_end=True)
+    alive = (([2, 1, 0, 0, 0]), [1.0, 0.0, 0.0, 0.0, 0.0]), ([0, 1, 0, 0, 0], [1.0, -1.0, 0.0, 0.0, 0.0])
+    assert all(loss(*changed, learn_after_end=False) != loss(*one, learn_after_end=False) for changed in alive)
 
 
 def test_returns_and_baseline_pass_no_gradient():

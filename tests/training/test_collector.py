@@ -79,12 +79,12 @@ def replay():
         yield replay
 
 
-def collector(replay: Replay, burn_in: int = 3) -> Collector:
+def collector(replay: Replay, burn_in: int = 3, **settings) -> Collector:
     """A collector that has reset its environment."""
     generator = torch.Generator().manual_seed(0)
     env = TwoRows()
     made = Collector(
-        env, CountingPolicy(), replay, burn_in=burn_in, epsilon=0.25, temperature=0.75, generator=generator
+        env, CountingPolicy(), replay, burn_in=burn_in, epsilon=0.25, temperature=0.75, generator=generator, **settings
     )
     made.reset(env.reset())
     return made
@@ -135,6 +135,17 @@ def test_the_policy_gets_the_frames_and_the_collectors_settings(replay):
         running.step()
     assert running.policy.seen == [[0, 100], [1, 101], [2, 102]]
     assert running.policy.arguments == {"temperature": 0.75, "epsilon": 0.25, "generator": running.generator}
+
+
+def test_the_first_steps_of_a_replay_are_random_whoever_collected_them(replay):
+    running, epsilons = collector(replay, random_steps=5), []
+    for _ in range(4):  # of two rows each
+        running.step()
+        epsilons.append(running.policy.arguments["epsilon"])
+    assert epsilons == [1, 1, 1, 0.25]
+    again = collector(replay, random_steps=5)
+    again.step()
+    assert again.policy.arguments["epsilon"] == 0.25
 
 
 def test_memory_is_cleared_in_the_row_whose_episode_ended_and_kept_in_the_other(replay):

@@ -51,6 +51,13 @@ def test_without_a_stop_updates_go_on():
     assert [plan(start_after=1).updates_in(epoch) for epoch in (1, 2, 1000)] == [0, 3, 3]
 
 
+def test_the_first_epoch_may_have_more_and_those_after_the_stop_a_few():
+    settling = plan(start_after=2, stop_after=4, first_updates=50, settled_updates=1)
+    assert [settling.updates_in(epoch) for epoch in range(1, 7)] == [0, 0, 50, 3, 1, 1]
+    assert plan(start_after=2, first_updates=0).updates_in(3) == 0
+    assert [settling.learning_rate_factor(epoch) for epoch in range(3, 7)] == [1, 1, 0.05, 0.05]
+
+
 def test_the_learning_rate_falls_linearly_from_slow_after_to_a_twentieth_at_stop_after():
     slowing = plan(slow_after=2, stop_after=4)
     assert [slowing.learning_rate_factor(epoch) for epoch in range(1, 5)] == pytest.approx([1, 1, 0.525, 0.05])
