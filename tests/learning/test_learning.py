@@ -1,7 +1,7 @@
 """That the agent learns at all, and that this test would notice where it does not.
 
-    python -m pytest -m slow tests/learning       what CI runs: minutes
-    python -m pytest -m mutation tests/learning   broken agents, one after another, all of which have to fail it
+python -m pytest -m slow tests/learning       what CI runs: minutes
+python -m pytest -m mutation tests/learning   broken agents, one after another, all of which have to fail it
 """
 
 from collections.abc import Callable
