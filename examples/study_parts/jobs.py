@@ -46,7 +46,7 @@ class Sizes:
     """Environment steps that an agent may take."""
     episodes: int = 100
     """Of each evaluation."""
-    dream_steps: int = 50_000
+    dream_steps: int = 100_000
     """Imagined steps of PPO in the dream."""
     preset: str = "small"
     """Of IRIS."""
