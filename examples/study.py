@@ -8,6 +8,7 @@ python examples/study.py --out examples/study_results --figures    # the table a
 Each agent, environment and seed leaves one JSON file in the folder. The parts are in `study_parts`.
 """
 
+import signal
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -61,6 +62,7 @@ def main(
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the jobs are stopped, too
     try:
         tyro.cli(main)
     except UsageError as error:

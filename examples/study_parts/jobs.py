@@ -22,12 +22,18 @@ ABLATED_ENVIRONMENT = "MiniGrid-Empty-5x5"
 ABLATIONS: dict[str, dict[str, Any]] = {
     "gradient codebook": dict(codebook="gradient"),
     "no dead-code reset": dict(dead_code_threshold=0),
-    "tokenizer never frozen": dict(slow_autoencoder_after=None, stop_autoencoder_after=None),
+    "tokenizer never frozen": dict(
+        slow_autoencoder_after=None, stop_autoencoder_after=None, settled_autoencoder_updates=0
+    ),
     "no burn-in": dict(burn_in=0),
     "context of 4": dict(transformer_timesteps=4),
     "context of 20": dict(transformer_timesteps=20),
     "horizon of 5": dict(imagination_horizon=5),
     "horizon of 20": dict(imagination_horizon=20),
+    "learning behind ends": dict(learn_after_end=True),
+    "episodes drawn uniformly": dict(sample_uniformly="episodes"),
+    "random heads": dict(zero_heads=False),
+    "no random steps": dict(random_steps=0),
 }
 """By its name, what is changed in the preset."""
 

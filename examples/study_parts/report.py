@@ -1,7 +1,7 @@
 """Results as JSON, and from them the table and the figures."""
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from statistics import median
@@ -64,7 +64,7 @@ def write_report(folder: Path, sizes: Sizes, environments: Sequence[str], seeds:
         *(_table_of(environment, groups) for environment in environments),
         *_longer_table(folder, sizes, environments, seeds),
         *_ablations_table(folder, sizes, seeds),
-        "Every seed, at its last evaluation:\n\n" + _seeds_table(found),
+        "Every seed, at its last evaluation:\n\n" + _seeds_table(groups),
         "Missing: " + (", ".join(missing) or "none") + ".",
     ]
     table = folder / "table.md"
@@ -131,9 +131,9 @@ def _ablations_table(folder: Path, sizes: Sizes, seeds: Sequence[int]) -> list[s
         return []
     rows = []
     for name, results in by_name.items():
-        finals = [_last(result) for result in results]
+        way = way_to_play(results)
+        means = [result["points"][-1]["evaluations"][way]["mean"] for result in results]
         changes = ", ".join(f"`{field}={value}`" for field, value in ABLATIONS[name].items()) if name else "none"
-        means = [final["mean"] for final in finals]
         each = ", ".join(f"{mean:.2f}" for mean in means)
         rows.append([name or f"`{sizes.preset}`", changes, _interval(means), each])
     absent = [name for name in ABLATIONS if name not in by_name]
@@ -141,25 +141,20 @@ def _ablations_table(folder: Path, sizes: Sizes, seeds: Sequence[int]) -> list[s
     return ["Ablations\n\n" + _markdown(["what", "changes", "interquartile mean", "each seed"], rows) + note]
 
 
-def _seeds_table(found: dict[Job, dict[str, Any]]) -> str:
+def _seeds_table(groups: dict[tuple[str, str], list[dict[str, Any]]]) -> str:
     rows = []
-    for job, result in found.items():
-        last, point = _last(result), result["points"][-1]
-        rows.append(
-            [job.environment, LABELS[job.agent], str(job.seed), f"{point['env_steps']:,}", f"{last['mean']:.3f}"]
-            + [
-                f"{last['solved']:.0%}",
-                f"{last['length']:.1f}",
-                f"{point['seconds']:.0f}",
-                f"{point['cpu_seconds']:.0f}",
-            ]
-        )
+    for (environment, agent), results in groups.items():
+        way = way_to_play(results)
+        for result in results:
+            point = result["points"][-1]
+            last = point["evaluations"][way]
+            rows.append(
+                [environment, LABELS[agent], str(result["seed"]), f"{point['env_steps']:,}", f"{last['mean']:.3f}"]
+                + [f"{last['solved']:.0%}", f"{last['length']:.1f}"]
+                + [f"{point['seconds']:.0f}", f"{point['cpu_seconds']:.0f}"]
+            )
     header = "environment|agent|seed|steps|mean return|return > 0|length|seconds|CPU seconds".split("|")
     return _markdown(header, rows)
-
-
-def _last(result: dict[str, Any]) -> dict[str, float]:
-    return max(result["points"][-1]["evaluations"].values(), key=lambda evaluation: evaluation["mean"])
 
 
 def _interval(values: Sequence[float] | None) -> str:
@@ -197,7 +192,7 @@ def _figure(environments: Sequence[str], groups: dict[tuple[str, str], list[dict
                     axes.axhline(estimates[0, 0], linestyle=":", **style)
                 continue
             steps = np.array(list(curve))
-            clock = np.array([_seconds(results, lambda point, step=step: point["env_steps"] == step) for step in steps])
+            clock = np.array([_seconds(results, step) for step in steps])
             for axes, places in ((panels[0, column], steps), (panels[1, column], clock)):
                 axes.plot(places, estimates[:, 0], marker="o", markersize=4, **style)
                 axes.fill_between(places, *estimates[:, 1:].T, color=style["color"], alpha=0.2, linewidth=0)
@@ -213,6 +208,7 @@ def _figure(environments: Sequence[str], groups: dict[tuple[str, str], list[dict
     return figure
 
 
-def _seconds(results: Sequence[dict[str, Any]], chosen: Callable[[dict[str, Any]], bool]) -> float:
-    """The median over seeds of the seconds up to the last point that is chosen."""
-    return median([point["seconds"] for point in result["points"] if chosen(point)][-1] for result in results)
+def _seconds(results: Sequence[dict[str, Any]], steps: int) -> float:
+    """The median over seeds of the seconds of training up to the last evaluation after so many steps."""
+    taken = [{point["env_steps"]: point["seconds"] for point in result["points"]} for result in results]
+    return median(seconds[steps] for seconds in taken if steps in seconds)

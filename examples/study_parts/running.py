@@ -16,9 +16,6 @@ def run_jobs(jobs: Sequence[Job], at_once: int) -> None:
     A job that is interrupted leaves nothing, and begins anew the next time.
     """
     waiting, running = [job for job in jobs if job.result() is None], {}
-    for job in jobs[:1]:
-        (Path(job.folder) / "agents").mkdir(parents=True, exist_ok=True)
-        (Path(job.folder) / "logs").mkdir(exist_ok=True)
     total = len(waiting)
     try:
         while waiting or running:
@@ -40,6 +37,7 @@ def _start(job: Job) -> subprocess.Popen:
     path = os.pathsep.join([str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])])
     environment = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", __package__, job.to_json()]
+    _log(job).parent.mkdir(parents=True, exist_ok=True)
     with _log(job).open("w") as log:
         return subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
 
