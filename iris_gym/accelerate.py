@@ -22,7 +22,7 @@ Precision = Literal["auto", "bf16", "float32"]
 def gains_from_bf16(device: torch.device) -> bool:
     """Whether `device` multiplies bfloat16 faster than float32; one without instructions only emulates it, slowly.
 
-    By AVX-512 alone Intel's processors do so at half the speed of float32, AMD's at twice.
+    By AVX-512 alone, without AMX, Intel's processors do so at half the speed of float32.
     """
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
