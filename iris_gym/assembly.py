@@ -216,14 +216,15 @@ class Frozen:
 
 
 def freeze(config: IRISConfig, models: Models) -> Frozen:
-    """Copies in the precision of training, where that is another than the models' own."""
-    dtype = training_dtype(config, _device(models.tokenizer))
-    if dtype == torch.float32:
-        return Frozen(None, None)
-    return Frozen(
-        FrozenCopy(models.tokenizer, lambda tokenizer: cast(Tokenizer, tokenizer).inference_copy(dtype)),
-        FrozenCopy(models.world_model, lambda world_model: copy.deepcopy(world_model).to(dtype)),
-    )
+    """Copies in the precision of training, where that is another than the models' own; on a CPU in another layout."""
+    device = _device(models.tokenizer)
+    dtype = training_dtype(config, device)
+    tokenizer = world_model = None
+    if dtype != torch.float32 or (config.accelerate and device.type == "cpu"):
+        tokenizer = FrozenCopy(models.tokenizer, lambda module: cast(Tokenizer, module).inference_copy(dtype))
+    if dtype != torch.float32:
+        world_model = FrozenCopy(models.world_model, lambda module: copy.deepcopy(module).to(dtype))
+    return Frozen(tokenizer, world_model)
 
 
 def build_acting(config: IRISConfig, models: Models) -> Policy:

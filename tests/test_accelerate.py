@@ -34,12 +34,23 @@ on_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"
     ],
 )
 def test_the_dtype_that_is_computed_in(monkeypatch, precision, worthwhile, supported, expected):
-    monkeypatch.setattr(accelerate, "supports_bf16", lambda device: supported)
+    monkeypatch.setattr(accelerate, "gains_from_bf16", lambda device: supported)
     assert compute_dtype(precision, CPU, worthwhile=worthwhile) == expected
 
 
+@pytest.mark.parametrize(
+    ("instructions", "tiles", "intel", "gains"),
+    [(False, False, False, False), (True, False, False, True), (True, False, True, False), (True, True, True, True)],
+)
+def test_processors_of_intel_gain_from_bf16_by_tiles_alone(monkeypatch, instructions, tiles, intel, gains):
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: instructions)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: tiles)
+    monkeypatch.setattr(accelerate, "_made_by_intel", lambda: intel)
+    assert accelerate.gains_from_bf16(CPU) == gains
+
+
 def test_devices_of_an_unknown_kind_have_no_bf16():
-    assert not accelerate.supports_bf16(torch.device("meta"))
+    assert not accelerate.gains_from_bf16(torch.device("meta"))
 
 
 def test_the_forward_pass_alone_is_in_the_lower_precision():
@@ -129,6 +140,21 @@ def test_the_codebook_is_shared_and_goes_on_learning(codebook):
     assert not torch.equal(tokenizer.quantizer.codebook, before)
     for mine, theirs in zip(frozen.copy.encoder.parameters(), tokenizer.encoder.parameters(), strict=True):
         assert torch.equal(mine, theirs.to(torch.bfloat16))
+
+
+def test_in_float32_a_cpu_infers_with_copied_convolutions_and_the_world_model_itself():
+    config = IRISConfig.tiny(precision="float32")
+    models, frames = build_models(config, 3, "cpu"), torch.rand(2, 3, 64, 64)
+    frozen = freeze(config, models)
+    assert frozen.world_model is None
+    assert frozen.tokenizer is not None
+    for network in ("encoder", "decoder"):
+        convolutions = [m for m in getattr(frozen.tokenizer.copy, network).modules() if isinstance(m, nn.Conv2d)]
+        assert all(m.weight.is_contiguous(memory_format=torch.channels_last) for m in convolutions)
+    torch.testing.assert_close(
+        frozen.tokenizer.copy.encoder_outputs(frames), models.tokenizer.encoder_outputs(frames), rtol=1e-4, atol=1e-5
+    )
+    assert freeze(config.replace(accelerate=False), models).tokenizer is None
 
 
 # Recorded calls

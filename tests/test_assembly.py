@@ -312,7 +312,7 @@ def test_training_in_bf16_keeps_float32_weights(layout, codebook):
 
 
 def test_auto_is_bf16_where_networks_are_wide_and_the_path_is_fast(monkeypatch):
-    monkeypatch.setattr(accelerate, "supports_bf16", lambda device: True)
+    monkeypatch.setattr(accelerate, "gains_from_bf16", lambda device: True)
     assert training_dtype(IRISConfig(), CPU) == torch.bfloat16
     assert training_dtype(IRISConfig.small(), CPU) == torch.float32
     assert training_dtype(IRISConfig(accelerate=False), CPU) == torch.float32

@@ -37,6 +37,25 @@ class SpatialAttention(nn.Module):
         return x + self.projection(attended.view(*by_position.shape[:3], -1).permute(0, 3, 1, 2))
 
 
+class Upsample(nn.Module):
+    """Double the sides: repeat every position, then convolve 3×3. Maps (N, channels, h, w) to twice h and w.
+
+    A CPU does both at once, by a transposed convolution: of the nine positions that meet a weight only four differ,
+    so its 4×4 kernel holds sums of the weights, and takes 4 products where repeated positions take 9.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.device.type != "cpu":
+            return self.convolution(F.interpolate(x, scale_factor=2.0))
+        weight = self.convolution.weight.flip(2, 3)
+        kernel = F.avg_pool2d(weight, 2, stride=1, padding=1, divisor_override=1)  # sums of 2×2
+        return F.conv_transpose2d(x, kernel.transpose(0, 1), self.convolution.bias, stride=2, padding=1)
+
+
 def vqgan_encoder(side: int, channels: int, downsamplings: int, output_channels: int, code_dim: int) -> nn.Sequential:
     """Frames (N, 3, side, side) to encoder outputs (N, code_dim, side / 2^downsamplings, …).
 
@@ -65,7 +84,7 @@ def vqgan_decoder(side: int, channels: int, upsamplings: int, input_channels: in
     for level in reversed(range(upsamplings + 1)):
         layers[f"level{level}"] = _level(channels, DECODER_BLOCKS, side // 2**level)
         if level:
-            layers[f"upsample{level}"] = _upsample(channels)
+            layers[f"upsample{level}"] = Upsample(channels)
     return _in_order(**layers, **_last_convolution(channels, 3))
 
 
@@ -88,11 +107,6 @@ def _middle(channels: int) -> nn.Sequential:
 def _downsample(channels: int) -> nn.Sequential:
     """Halve the sides. One zero row below and one column on the right are padded, and nothing on the other sides."""
     return _in_order(pad=nn.ZeroPad2d((0, 1, 0, 1)), convolution=nn.Conv2d(channels, channels, 3, stride=2))
-
-
-def _upsample(channels: int) -> nn.Sequential:
-    """Double the sides."""
-    return _in_order(repeat=nn.Upsample(scale_factor=2), convolution=nn.Conv2d(channels, channels, 3, padding=1))
 
 
 def _residual(channels: int) -> ResidualBlock:

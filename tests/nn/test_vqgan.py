@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from iris_gym.nn.vqgan import SpatialAttention, vqgan_decoder, vqgan_encoder
+from iris_gym.nn.vqgan import SpatialAttention, Upsample, vqgan_decoder, vqgan_encoder
 
 
 @pytest.mark.parametrize("downsamplings", [1, 3, 4])
@@ -50,6 +50,20 @@ def test_upsampling_repeats_and_then_convolves():
     upsample.convolution.weight[0, 0, 1, 1] = 1  # the identity, of one channel
     x = torch.arange(4.0).view(1, 1, 2, 2).expand(1, 32, 2, 2)
     assert upsample(x)[0, 0].tolist() == [[0, 0, 1, 1], [0, 0, 1, 1], [2, 2, 3, 3], [2, 2, 3, 3]]
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
+def test_upsampling_at_once_is_upsampling_in_two_steps_and_so_is_its_gradient(layout):
+    torch.manual_seed(0)
+    upsample = Upsample(32).double().to(memory_format=layout)
+    x = torch.randn(2, 32, 3, 5, dtype=torch.float64, requires_grad=True)
+    wanted, inputs = torch.randn(2, 32, 6, 10, dtype=torch.float64), (x, *upsample.parameters())
+    at_once, in_two = upsample(x), upsample.convolution(F.interpolate(x, scale_factor=2.0))
+    torch.testing.assert_close(at_once, in_two)
+    for mine, theirs in zip(
+        torch.autograd.grad(at_once, inputs, wanted), torch.autograd.grad(in_two, inputs, wanted), strict=True
+    ):
+        torch.testing.assert_close(mine, theirs)
 
 
 def test_all_normalisations_have_32_groups_and_a_small_epsilon():
