@@ -19,8 +19,20 @@ ENOUGH = 0.5
 
 
 def learned_return() -> float:
-    """The mean return of 50 episodes after some training in a room of 3×3 cells with a goal."""
-    config = IRISConfig.small(env="MiniGrid-Empty-5x5-v0", atari_100k=False, eval_interval=0)
+    """The mean return of 50 episodes after 1,800 steps in a room of 3×3 cells with a goal, most of them random.
+
+    The preset `small`, with four tokens a frame instead of 16: there is little to see, and so it takes minutes.
+    """
+    config = IRISConfig.small(
+        env="MiniGrid-Empty-5x5-v0",
+        atari_100k=False,
+        encoder_downsamplings=5,
+        tokens_per_frame=4,
+        autoencoder_first_updates=400,
+        autoencoder_updates_per_epoch=20,
+        start_actor_critic_after=6,
+        eval_interval=0,
+    )
     agent = IRISAgent(config.env, config, seed=0)
     agent.learn(1_800)
     return float(np.mean([episode.episode_return for episode in agent.evaluate(50)]))
