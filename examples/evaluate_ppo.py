@@ -7,7 +7,7 @@ Train one, on the same frames (64×64 RGB, an action repeated 4 times, a lost li
 Then, from the folder that holds this file and ppo_pong.zip:
 
     iris-gym evaluate --agent evaluate_ppo:act --env ALE/Pong-v5 --out ppo.scores.json
-    iris-gym scores --runs ppo.scores.json runs/minigrid
+    iris-gym scores --runs ppo.scores.json runs/pong
 """
 
 from functools import cache

@@ -49,16 +49,19 @@ def main(
     figures: bool = False,
 ) -> None:
     """Run what has no result in `out` yet, `jobs` at once, each on one core, then write the table and the figures."""
+    failed = 0
     if not (figures or ablations):
         chosen = jobs_of(out, sizes, agents, environments, seeds)
-        run_jobs([job for job in chosen if job.agent != "dream_ppo"], jobs)
-        run_jobs([job for job in chosen if job.agent == "dream_ppo" and job.iris.result()], jobs)
+        failed += run_jobs([job for job in chosen if job.agent != "dream_ppo"], jobs)
+        failed += run_jobs([job for job in chosen if job.agent == "dream_ppo" and job.iris.result()], jobs)
         if longer:
-            run_jobs(longer_jobs(chosen, longer, seeds), jobs)
+            failed += run_jobs(longer_jobs(chosen, longer, seeds), jobs)
     if ablations:
-        run_jobs(ablation_jobs(out, sizes, seeds), jobs)
+        failed += run_jobs(ablation_jobs(out, sizes, seeds), jobs)
     for path in write_report(out, sizes, environments, seeds):
         print(path)
+    if failed:
+        sys.exit(f"study.py: {failed} failed; run it again to try them once more")
 
 
 if __name__ == "__main__":

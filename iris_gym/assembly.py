@@ -155,6 +155,7 @@ def build_trainer(
         max_env_steps=config.max_env_steps,
         total_epochs=config.total_epochs,
         generator=streams.sampling,
+        random_steps=config.random_steps,
         evaluate=evaluate,
         eval_interval=config.eval_interval,
     )
@@ -172,7 +173,6 @@ def build_collector(
         temperature=config.collect_temperature,
         return_steps=config.imagination_horizon - 1,
         generator=streams.collecting,
-        random_steps=config.random_steps,
     )
 
 
@@ -368,7 +368,7 @@ def draw_start_frames(replay: Replay) -> Tensor | None:
 
 
 def replay_starts(replay: Replay) -> Callable[[int, np.random.Generator], Tensor]:
-    """Where dreams begin in training: at a uniform step of a uniform episode."""
+    """Where dreams begin in training: at the steps that the replay samples."""
 
     def draw(count: int, generator: np.random.Generator) -> Tensor:
         return replay.sample_segments(count, 1, generator=generator, align="start").frames[:, 0]

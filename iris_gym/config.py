@@ -144,7 +144,8 @@ class IRISConfig:
     slow_autoencoder_after: int | None = None
     """Epoch after which the autoencoder's learning rate falls linearly, to 1/20 at `stop_autoencoder_after`."""
     stop_autoencoder_after: int | None = None
-    """Last epoch with autoencoder updates; None: no end. A moving codebook spoils the world model's targets."""
+    """Last epoch with `autoencoder_updates_per_epoch`; None: no end. A moving codebook spoils the world model's
+    targets."""
     settled_autoencoder_updates: int = 0
     """Updates an epoch after `stop_autoencoder_after`, at 1/20 of the learning rate: what is new in the environment is
     still learned, and the tokens of what is known stay as they are, but for a few."""

@@ -14,6 +14,7 @@ from stable_baselines3.common.vec_env import VecMonitor
 from iris_gym import IRISAgent, IRISConfig, make_env
 from iris_gym.config import preset
 from iris_gym.dream import DreamSB3VecEnv
+from iris_gym.evaluation.players import RandomPlayer
 from iris_gym.evaluation.rows import Player
 from iris_gym.training.trainer import EpochEnded, StepTaken
 
@@ -64,21 +65,6 @@ class ModelPlayer:
         return np.broadcast_to(actions, len(observations))
 
 
-class RandomPlayer:
-    """Every action as likely as any other."""
-
-    refills = True
-
-    def prepare(self, rows: int, num_actions: int) -> None:
-        self.rows, self.num_actions = rows, num_actions
-
-    def begin(self, seeds: Mapping[int, int]) -> None:
-        pass
-
-    def act(self, observations: np.ndarray) -> np.ndarray:
-        return np.random.randint(self.num_actions, size=self.rows)
-
-
 class Evaluating(BaseCallback):
     """Evaluates at the recorder's checkpoints, sampled and greedy, and stops where its goal is reached."""
 
@@ -103,12 +89,14 @@ class Evaluating(BaseCallback):
         players: dict[str, Player] = {
             name: ModelPlayer(model, greedy=name == "greedy", view=self.view) for name in ("sampled", "greedy")
         }
-        before = getattr(model, "exploration_rate", None)  # DQN samples with it
+        before = getattr(model, "exploration_rate", None)  # DQN samples with it, from the stream of its action space
+        stream = model.action_space.np_random.bit_generator.state
         if before is not None:
             model.exploration_rate = FINAL_EPSILON  # pyright: ignore[reportAttributeAccessIssue]
         self.recorder.record(players, **self.more)
         if before is not None:
             model.exploration_rate = before  # pyright: ignore[reportAttributeAccessIssue]
+        model.action_space.np_random.bit_generator.state = stream
 
 
 def learn_random(job: Job) -> Recorder:

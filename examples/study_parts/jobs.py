@@ -113,6 +113,8 @@ class Job:
         result = json.loads(self.file.read_text())
         if result["sizes"] != asdict(self.sizes):
             raise UsageError(f"{self.file} is of {result['sizes']}, not {asdict(self.sizes)}; choose another --out")
+        if (result.get("longest"), result.get("goal")) != (self.longest, self.goal):
+            raise UsageError(f"{self.file} is of another goal or length; remove it to run it again")
         return result
 
 

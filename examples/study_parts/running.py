@@ -10,12 +10,12 @@ from pathlib import Path
 from .jobs import Job
 
 
-def run_jobs(jobs: Sequence[Job], at_once: int) -> None:
+def run_jobs(jobs: Sequence[Job], at_once: int) -> int:
     """Run those that have no result yet, in their order. One that fails says so, and the others go on.
 
-    A job that is interrupted leaves nothing, and begins anew the next time.
+    A job that is interrupted leaves nothing, and begins anew the next time. Returns how many failed.
     """
-    waiting, running = [job for job in jobs if job.result() is None], {}
+    waiting, running, failed = [job for job in jobs if job.result() is None], {}, 0
     total = len(waiting)
     try:
         while waiting or running:
@@ -25,12 +25,14 @@ def run_jobs(jobs: Sequence[Job], at_once: int) -> None:
             for process in [process for process in running if process.poll() is not None]:
                 job = running.pop(process)
                 done = total - len(waiting) - len(running)
+                failed += process.returncode != 0
                 outcome = "done" if process.returncode == 0 else f"FAILED, see {_log(job)}"
                 print(f"[{done}/{total}] {job.name}: {outcome}", flush=True)
             time.sleep(0.1)
     finally:
         for process in running:
             process.terminate()
+    return failed
 
 
 def _start(job: Job) -> subprocess.Popen:

@@ -70,6 +70,9 @@ def _all_learning(config: IRISConfig, epochs: int) -> IRISConfig:
         start_actor_critic_after=0,
         slow_autoencoder_after=None,
         stop_autoencoder_after=None,
+        settled_autoencoder_updates=0,
+        autoencoder_first_updates=None,
+        transformer_first_updates=None,
         total_epochs=1,  # with the last environment step training ends
     )
 

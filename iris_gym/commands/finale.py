@@ -31,7 +31,7 @@ MAX_STEPS = 2_000
 """Steps after which an episode is cut. A game of Pong that is lost has about 800."""
 
 FILM_STEPS = 200
-"""Steps of the film at most, and half of that at least, several episodes if need be."""
+"""Of one episode of the film at most; several follow one another until there are half as many."""
 
 
 def finale(agent: IRISAgent, episodes: int | None, console: Console) -> None:

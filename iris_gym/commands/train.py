@@ -71,7 +71,7 @@ class Train:
         left = total - agent.num_timesteps
         if left <= 0 and not agent.trainer.epochs_left(agent.trainer.env_steps + left):
             say(console, f"{agent.run.path} has collected {agent.num_timesteps:,} steps already: nothing left to do")
-            return 0
+            return 0 if agent.run.final_scores_file.exists() else self._end(agent, console)
         agent.run.write_settings(total_timesteps=total, threads=self.threads, final_episodes=self.final_episodes)
         say(console, f"training on {agent.config.env} ({agent.device}); run folder {agent.run.path}")
         begun = time.monotonic()

@@ -33,7 +33,7 @@ class Collector:
 
     `resets` counts, for each reset of the environment, the vector steps before it. The first one was seeded with the
     run's seed; with the actions in the replay they tell all that the environment was ever asked. None: they do not,
-    since the environment was played in before, or exchanged. The first `random_steps` of a replay are uniformly random.
+    since the environment was played in before, or exchanged.
 
     `return_steps` are those over which the `measures` add up rewards.
     """
@@ -49,7 +49,6 @@ class Collector:
         temperature: float,
         return_steps: int,
         generator: torch.Generator,
-        random_steps: int = 0,
     ) -> None:
         self.env = env
         self.policy = policy
@@ -59,7 +58,6 @@ class Collector:
         self.temperature = temperature
         self.return_steps = return_steps
         self.generator = generator
-        self.random_steps = random_steps
         self._frames: np.ndarray | None = None
         self._state = policy.initial_state(env.num_envs)
         self.resets: list[int] | None = [] if not len(replay) else None
@@ -99,6 +97,7 @@ class Collector:
             return False
         self._frames = to_frames(observations).copy()
         self._state = tensors["hidden"].to(self._state[0]), tensors["cell"].to(self._state[1])
+        self.policy.refresh()  # the networks were loaded, and in the middle of a collection nobody else asks for it
         return True
 
     def _retrace(self, observations: np.ndarray) -> bool:
@@ -139,14 +138,14 @@ class Collector:
                 mask[row, -len(tail) :] = True
         self._state = self.policy.burn_in(self._tensor(frames), self._tensor(mask))
 
-    def step(self) -> Step:
-        """Act once in every row and append the transitions."""
+    def step(self, *, uniform: bool = False) -> Step:
+        """Act once in every row, at random where `uniform`, and append the transitions."""
         assert self._frames is not None, "the environment has to be reset before the first step"
         actions, self._state = self.policy.act(
             self._tensor(self._frames),
             self._state,
             temperature=self.temperature,
-            epsilon=self.epsilon if len(self.replay) >= self.random_steps else 1.0,
+            epsilon=1.0 if uniform else self.epsilon,
             generator=self.generator,
         )
         chosen = actions.cpu().numpy()

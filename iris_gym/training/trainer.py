@@ -57,7 +57,8 @@ class Trainer:
     """Collect, then let each component learn, epoch after epoch (Micheli et al. 2023, algorithm 1).
 
     An epoch collects `env_steps_per_epoch` environment steps until `max_env_steps` have been collected in all; every
-    `eval_interval` epochs `evaluate` contributes metrics. `generator` draws the segments.
+    `eval_interval` epochs `evaluate` contributes metrics. `generator` draws the segments. The actions of the first
+    `random_steps` are uniformly random.
     """
 
     def __init__(
@@ -70,6 +71,7 @@ class Trainer:
         max_env_steps: int,
         total_epochs: int,
         generator: np.random.Generator,
+        random_steps: int = 0,
         evaluate: Callable[[], dict[str, float]] | None = None,
         eval_interval: int = 0,
     ) -> None:
@@ -79,6 +81,7 @@ class Trainer:
         self.env_steps_per_epoch = env_steps_per_epoch
         self.max_env_steps = max_env_steps
         self.total_epochs = total_epochs
+        self.random_steps = random_steps
         self.generator = generator
         self.evaluate = evaluate
         self.eval_interval = eval_interval
@@ -198,7 +201,7 @@ class Trainer:
             self.collector.begin()
         yield CollectionStarted()
         while self.position.done < self.env_steps_per_epoch and self.env_steps < target:
-            step = self.collector.step()
+            step = self.collector.step(uniform=self.env_steps < self.random_steps)
             self.position.done += len(step.dones)
             self.env_steps += len(step.dones)
             self.metrics.add("rollout", self.collector.measures())

@@ -53,6 +53,10 @@ def test_a_complete_run_ends_with_what_was_learned(cli, tmp_path):
     assert (status, out, err) == (0, "run has collected 60 steps already: nothing left to do\n", "")
     assert before == {path: path.read_bytes() for path in before}
 
+    Path("run", "final_scores.json").unlink()  # as if the ending had been stopped
+    status, out, _ = cli("train", "--run-dir", "run", "--resume", "--device", "cpu")
+    assert status == 0 and outcome in out.splitlines() and Path("run", "final_scores.json").exists()
+
     assert cli("evaluate", "--run", "run", "--episodes", 3, "--device", "cpu", "--max-steps", 2000)[0] == 0
     played, final = (json.loads(Path("run", name).read_text()) for name in ("scores.json", "final_scores.json"))
     random = final.pop("random")

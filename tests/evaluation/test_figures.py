@@ -115,7 +115,7 @@ def test_one_run_is_shown_from_random_to_its_end():
         "evaluation/mean_return": np.array([0.5, np.nan, 3.0]),
     }
     scores = {"mean": 4.0, "standard_error": 0.5, "episodes": [{}] * 20, "random": {"mean": -1.0}}
-    (axes,) = learning_figure(Progress(learned.source, "Pong", columns), scores).axes
+    (axes,) = learning_figure(Progress(learned.source, learned.config, columns), scores).axes
     assert (axes.get_title(), axes.get_xlabel(), axes.get_ylabel()) == ("Pong", "environment steps", "return")
     training, evaluations, final, _, _, random = axes.lines
     assert np.array(training.get_data()).tolist() == [[400, 600], [1, 2]]

@@ -82,7 +82,7 @@ def replay():
         yield replay
 
 
-def collector(replay: Replay, burn_in: int = 3, return_steps: int = 2, **settings) -> Collector:
+def collector(replay: Replay, burn_in: int = 3, return_steps: int = 2) -> Collector:
     """A collector that has reset its environment."""
     generator = torch.Generator().manual_seed(0)
     env = TwoRows()
@@ -95,7 +95,6 @@ def collector(replay: Replay, burn_in: int = 3, return_steps: int = 2, **setting
         temperature=0.75,
         return_steps=return_steps,
         generator=generator,
-        **settings,
     )
     made.reset(env.reset())
     return made
@@ -148,15 +147,12 @@ def test_the_policy_gets_the_frames_and_the_collectors_settings(replay):
     assert running.policy.arguments == {"temperature": 0.75, "epsilon": 0.25, "generator": running.generator}
 
 
-def test_the_first_steps_of_a_replay_are_random_whoever_collected_them(replay):
-    running, epsilons = collector(replay, random_steps=5), []
-    for _ in range(4):  # of two rows each
-        running.step()
-        epsilons.append(running.policy.arguments["epsilon"])
-    assert epsilons == [1, 1, 1, 0.25]
-    again = collector(replay, random_steps=5)
-    again.step()
-    assert again.policy.arguments["epsilon"] == 0.25
+def test_a_uniform_step_is_a_random_one_in_every_row(replay):
+    running = collector(replay)
+    running.step(uniform=True)
+    assert running.policy.arguments["epsilon"] == 1
+    running.step()
+    assert running.policy.arguments["epsilon"] == 0.25
 
 
 def test_memory_is_cleared_in_the_row_whose_episode_ended_and_kept_in_the_other(replay):

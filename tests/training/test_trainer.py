@@ -31,13 +31,15 @@ class FakeCollector:
         self.num_envs = num_envs
         self.begun = 0
         self.steps = 0
+        self.uniform: list[bool] = []
 
     def begin(self):
         self.begun += 1
 
-    def step(self):
+    def step(self, *, uniform=False):
         zeros = np.zeros(self.num_envs)
         self.steps += 1
+        self.uniform.append(uniform)
         return Step(zeros.astype(np.int64), zeros, zeros, zeros.astype(bool), [{}] * self.num_envs)
 
     def measures(self):
@@ -96,6 +98,12 @@ def test_what_was_collected_is_measured_over_the_steps_of_the_epoch_that_have_a_
 def test_an_epoch_collects_and_then_lets_every_component_learn_in_turn():
     run = trainer(FakeLearner("autoencoder"), FakeLearner("world_model", updates_per_epoch=1)).run(6)
     assert letters(run) == "[sss]aaw|[sss]aaw|"
+
+
+def test_the_first_steps_of_a_run_are_random_not_those_of_a_replay():
+    running = trainer(num_envs=2, random_steps=5)
+    list(running.run(12))
+    assert running.collector.uniform == [True, True, True, False, False, False]
 
 
 def test_components_start_after_and_stop_after_their_epochs():
