@@ -1,11 +1,12 @@
 """Does it learn, and how does it compare? IRIS against model-free agents on the same frames, over several seeds.
 
-python examples/study.py --out examples/study_results              # all of it; an interrupted study goes on
-python examples/study.py --out examples/study_results --longer 100000      # and how long the others take to get as far
-python examples/study.py --out examples/study_results --ablations  # what of IRIS carries it
-python examples/study.py --out examples/study_results --figures    # the table and figures of what there is
+python examples/study.py --out results                  # all of it; an interrupted study goes on
+python examples/study.py --out results --longer 100000  # and how long the others take to get as far
+python examples/study.py --out results --ablations      # what of IRIS carries it
+python examples/study.py --out results --figures        # the table and figures of what there is
 
-Each agent, environment and seed leaves one JSON file in the folder. The parts are in `study_parts`.
+Each agent, environment and seed leaves one JSON file in the folder; `study_results` has those behind the README's
+figures. The parts are in `study_parts`.
 """
 
 import signal
