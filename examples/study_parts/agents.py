@@ -101,7 +101,7 @@ class Evaluating(BaseCallback):
 
 def learn_random(job: Job) -> Recorder:
     recorder = Recorder(job, checkpoints=[0])
-    recorder.record({"sampled": RandomPlayer()})
+    recorder.record({"sampled": RandomPlayer(job.seed + 1)})
     return recorder
 
 

@@ -65,9 +65,15 @@ class PolicyPlayer:
 
 
 class RandomPlayer:
-    """Uniformly random actions, from a random stream of its own for every episode. Without any network."""
+    """Uniformly random actions, from a random stream of its own for every episode. Without any network.
+
+    Players of another `key` draw others in the same episodes.
+    """
 
     refills = True
+
+    def __init__(self, key: int = 1) -> None:
+        self.key = key
 
     def prepare(self, rows: int, num_actions: int) -> None:
         self.num_actions = num_actions
@@ -75,7 +81,8 @@ class RandomPlayer:
 
     def begin(self, seeds: Mapping[int, int]) -> None:
         for row, seed in seeds.items():
-            self.streams[row] = np.random.default_rng((1, seed))  # the environment itself draws from that of the seed
+            # The seed's own stream is the one that the environment draws from.
+            self.streams[row] = np.random.default_rng((self.key, seed))
 
     def act(self, observations: np.ndarray) -> np.ndarray:
         return np.array([stream.integers(self.num_actions) for stream in self.streams])

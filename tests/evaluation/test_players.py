@@ -72,6 +72,7 @@ def test_chance_draws_each_episodes_actions_from_its_seed():
     open_env = games("MiniGrid-Empty-5x5-v0")
     first, second = (evaluate(RandomPlayer(), open_env, episodes=count, seed=3, max_steps=50) for count in (2, 3))
     assert first == second[:2]
+    assert evaluate(RandomPlayer(2), open_env, episodes=2, seed=3, max_steps=50) != first
 
 
 def test_a_function_of_observations(module):
