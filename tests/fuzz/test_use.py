@@ -205,6 +205,6 @@ def test_predict(fuzz, agent):
 
 def test_the_commands_that_are_tried_are_all_there_are():
     assert {path.stem for path in Path(cli.__file__).parent.joinpath("commands").glob("*.py")} == {
-        *("__init__", "common", "stop_signals", "import_published"),
+        *("__init__", "common", "finale", "stop_signals", "import_published"),
         *(set(COMMANDS) - {"import"}),
     }
