@@ -100,6 +100,7 @@ def files(folder: Path) -> set[str]:
 # ------------------------------------------------------------------ the main job
 
 
+@pytest.mark.slow
 def test_pong_from_the_command_line_to_its_scores(tmp_path):
     run = tmp_path / "a run with a long name, which no line of output may break in two" / "run"
     training = in_a_process(
@@ -134,6 +135,7 @@ def test_pong_from_the_command_line_to_its_scores(tmp_path):
     assert scores["protocol"]["env_steps_trained"] == 100
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_ends_training_with_a_saved_run_that_goes_on(number, status, here, module_folder, cli):
     train = ("train", "--run-dir", "run", "--total-timesteps")

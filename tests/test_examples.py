@@ -36,6 +36,7 @@ def test_an_example_fits_on_a_page(path):
     assert len(path.read_text().splitlines()) < 80
 
 
+@pytest.mark.slow
 def test_train_atari_then_predict_loop(tmp_path):
     trained = run("train_atari.py", "--preset", "tiny", "--total-timesteps", "60", "--games", "1", folder=tmp_path)
     assert "eval/" in trained and "over 1 games" in trained
@@ -43,6 +44,7 @@ def test_train_atari_then_predict_loop(tmp_path):
     assert "after 50 steps" in played
 
 
+@pytest.mark.slow
 def test_custom_env(tmp_path):
     assert "over 20 episodes" in run("custom_env.py", "--total-timesteps", "80", "--tiny", folder=tmp_path)
 
