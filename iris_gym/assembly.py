@@ -4,6 +4,7 @@ import copy
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -317,21 +318,21 @@ def _actor_critic_learner(
 ) -> Learner:
     parts = config.accumulate_gradients
     imagination = build_imagination(config, models, frozen, streams.imagining)
-    networks = cache, imagination, models.actor_critic
-    learning: dict[str, Any] = dict(
+    objective = partial(
+        models.actor_critic.loss,
         discount=config.discount,
         lambda_=config.td_lambda,
         entropy_weight=config.entropy_weight,
         learn_after_end=config.learn_after_end,
-        refresh=frozen.refresh,
     )
+    arguments = cache, imagination, models.actor_critic, objective
     return Learner(
         "actor_critic",
         models.actor_critic,
         torch.optim.Adam(
             models.actor_critic.parameters(), config.actor_critic_learning_rate, fused=_fused(models.actor_critic)
         ),
-        actor_critic_loss(*networks, **learning),
+        actor_critic_loss(*arguments, refresh=frozen.refresh),
         LearnerPlan(
             start_after=config.start_actor_critic_after,
             stop_after=None,
@@ -342,7 +343,7 @@ def _actor_critic_learner(
         ),
         max_gradient_norm=config.max_gradient_norm,
         numerics=_numerics(config, models.actor_critic, dtype=torch.float32),
-        loss_parts=actor_critic_parts(*networks, parts, **learning) if parts > 1 else None,
+        loss_parts=actor_critic_parts(*arguments, parts, refresh=frozen.refresh) if parts > 1 else None,
         max_bad_updates=config.max_bad_updates,
     )
 

@@ -19,7 +19,7 @@ from iris_gym.evaluation.evaluate import MAX_STEPS, evaluate, most_workers, usab
 from iris_gym.evaluation.film import film
 from iris_gym.evaluation.players import FunctionPlayer
 from iris_gym.evaluation.rows import OpenEnv, Player, games
-from iris_gym.evaluation.scores import summary, write_scores
+from iris_gym.evaluation.scores import cut_episodes, mean_and_error, summary, write_scores
 from iris_gym.evaluation.video import check_video, write_video
 from iris_gym.training.run_folder import RunFolder, check_writable
 
@@ -170,11 +170,9 @@ def run_protocol(
 
 
 def _score_line(result: dict[str, Any]) -> str:
-    error = result["standard_error"]
-    spread = f" ± {error:.2f}" if error is not None else ""
     human = result["human_normalized"]
     normalized = f", human-normalised {human:.3f}" if human is not None else ""
     lengths = np.mean([episode["length"] for episode in result["episodes"]])
-    count, cut = len(result["episodes"]), sum(episode["truncated"] for episode in result["episodes"])
+    count, cut = len(result["episodes"]), cut_episodes(result)
     games = f"{count} games of {lengths:.0f} steps" + (f" ({cut} of them cut)" if cut else "")
-    return f"{result['env']}: return {result['mean']:.2f}{spread} over {games}{normalized}"
+    return f"{result['env']}: return {mean_and_error(result)} over {games}{normalized}"

@@ -17,7 +17,7 @@ from iris_gym.evaluation.evaluate import evaluate
 from iris_gym.evaluation.figures import check_figures, learning_figure, save_figure
 from iris_gym.evaluation.players import RandomPlayer
 from iris_gym.evaluation.rows import Player
-from iris_gym.evaluation.scores import random_score, summary, write_scores
+from iris_gym.evaluation.scores import cut_episodes, mean_and_error, random_score, summary, write_scores
 from iris_gym.evaluation.video import check_video
 from iris_gym.recording import record
 from iris_gym.training.collector import environment_faults
@@ -77,7 +77,7 @@ def _final_scores(agent: IRISAgent, episodes: int) -> dict[str, Any]:
             return summary(str(agent.env_id), scores, protocol)
 
         found = play(player)
-        published = random_score(agent.env_id) if agent.config.atari_100k and not _cut(found) else None
+        published = random_score(agent.env_id) if agent.config.atari_100k and not cut_episodes(found) else None
         if published is not None:
             return found | {"random": {"source": "published", "mean": published, "standard_error": None}}
         at_random = play(RandomPlayer())
@@ -90,25 +90,14 @@ def _outcome(scores: dict[str, Any]) -> str:
     random, count = scores["random"], len(scores["episodes"])
     published = random["source"] == "published"
     line = (
-        f"{scores['env']}: return {_interval(random)} (random{', published' if published else ''}) -> "
-        f"{_interval(scores)} (agent), {count} episode{'s' if count > 1 else ''}{'' if published else ' each'}"
+        f"{scores['env']}: return {mean_and_error(random)} (random{', published' if published else ''}) -> "
+        f"{mean_and_error(scores)} (agent), {count} episode{'s' if count > 1 else ''}{'' if published else ' each'}"
     )
-    cuts = {"the agent's": _cut(scores), "the random ones": 0 if published else _cut(scores | random)}
+    cuts = {"the agent's": cut_episodes(scores), "the random ones": 0 if published else cut_episodes(scores | random)}
     if not any(cuts.values()):
         return line
     said = " and ".join(f"{cut} of {whose}" for whose, cut in cuts.items() if cut)
     return f"{line}; cut at {scores['protocol']['max_steps']:,} steps: {said}"
-
-
-def _interval(scores: dict[str, Any]) -> str:
-    error = scores["standard_error"]
-    return f"{scores['mean']:.2f}" + (f" ± {error:.2f}" if error is not None else "")
-
-
-def _cut(scores: dict[str, Any]) -> int:
-    """How many episodes were cut by this evaluation, rather than by a limit of the environment's own."""
-    limit = scores["protocol"]["max_steps"]
-    return sum(episode["truncated"] and episode["length"] >= limit for episode in scores["episodes"])
 
 
 def _curve(agent: IRISAgent, scores: dict[str, Any]) -> Path:

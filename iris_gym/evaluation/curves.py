@@ -62,6 +62,10 @@ class Progress:
         return times[recorded], values[recorded]
 
 
+NAMED_DIFFERENCES = 3
+"""Hyperparameters at most that a curve's name tells; two presets differ in dozens."""
+
+
 @dataclass(frozen=True, slots=True)
 class MeanCurve:
     """Several runs of one setting over the part that all of them have."""
@@ -137,11 +141,16 @@ def by_setting(runs: Sequence[Progress]) -> dict[str, list[Progress]]:
     """Runs of the same environment and hyperparameters are seeds of one curve. A name says in which they differ."""
     names = dict.fromkeys(name for run in runs for name in run.config if name != "env")
     differing = [name for name in names if len({json.dumps(run.config.get(name)) for run in runs}) > 1]
-    grouped: dict[str, list[Progress]] = {}
+    grouped: dict[tuple[str, ...], list[Progress]] = {}
     for run in runs:
-        setting = ", ".join([run.env, *(f"{name}={run.config.get(name)}" for name in differing)])
+        setting = run.env, *(f"{name}={run.config.get(name)}" for name in differing)
         grouped.setdefault(setting, []).append(run)
-    return grouped
+    others = f"and {len(differing) - NAMED_DIFFERENCES} more" if len(differing) > NAMED_DIFFERENCES else ""
+    named: dict[str, list[Progress]] = {}
+    for (env, *values), members in grouped.items():
+        name = ", ".join([env, *values[:NAMED_DIFFERENCES], *filter(None, [others])])
+        named[name if name not in named else f"{name} ({len(named) + 1})"] = members
+    return named
 
 
 def _number(text: str | None) -> float:

@@ -5,7 +5,7 @@ import math
 import os
 import platform
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import metadata, resources
 from statistics import fmean, stdev
@@ -59,6 +59,18 @@ def summary(env_id: str, scores: Sequence[EpisodeScore], protocol: dict[str, Any
         "protocol": protocol,
         "versions": versions(),
     }
+
+
+def mean_and_error(summary: Mapping[str, Any]) -> str:
+    """The mean return of a `summary` and, of more than one episode, its standard error."""
+    error = summary["standard_error"]
+    return f"{summary['mean']:.2f}" + (f" ± {error:.2f}" if error is not None else "")
+
+
+def cut_episodes(summary: Mapping[str, Any]) -> int:
+    """How many episodes of a `summary` the evaluation cut, rather than the environment by a limit of its own."""
+    limit = summary["protocol"]["max_steps"]
+    return sum(episode["truncated"] and episode["length"] >= limit for episode in summary["episodes"])
 
 
 def write_scores(path: str | os.PathLike[str], summary: dict[str, Any]) -> None:

@@ -41,15 +41,16 @@ Imagination = Callable[[Tensor, Tensor, Tensor, Tensor], Trajectory]
 """Start frames as tokens (B, K) and pictures (B, 3, 64, 64), hidden and cell (B, lstm_dim) → what the actor does."""
 
 
+Objective = Callable[[Trajectory, RecurrentState], tuple[Tensor, dict[str, Tensor]]]
+"""`ActorCritic.loss` with its hyperparameters given."""
+
+
 def actor_critic_loss(
     cache: FrameCache,
     imagination: Imagination,
     actor_critic: ActorCritic,
+    objective: Objective,
     *,
-    discount: float,
-    lambda_: float,
-    entropy_weight: float,
-    learn_after_end: bool = True,
     refresh: Callable[[], None] = lambda: None,
 ) -> Loss:
     """Act in the dream that starts at the last frame of segments that pad left; the frames before burn in the LSTM.
@@ -62,14 +63,7 @@ def actor_critic_loss(
         pictures, tokens = cache.reconstructions(segment), cache.tokens(segment.steps(slice(-1, None)))[:, 0]
         actor_state = actor_critic.burn_in(pictures[:, :-1], segment.mask[:, :-1])
         trajectory = imagination(tokens, pictures[:, -1], *actor_state)
-        return actor_critic.loss(
-            trajectory,
-            actor_state,
-            discount=discount,
-            lambda_=lambda_,
-            entropy_weight=entropy_weight,
-            learn_after_end=learn_after_end,
-        )
+        return objective(trajectory, actor_state)
 
     return loss
 

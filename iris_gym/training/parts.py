@@ -16,7 +16,7 @@ from iris_gym.models.actor_critic import ActorCritic
 from iris_gym.models.tokenizer import Tokenizer, foreground
 from iris_gym.models.world_model import Shares, WorldModel
 from iris_gym.training.frame_cache import FrameCache
-from iris_gym.training.losses import Imagination
+from iris_gym.training.losses import Imagination, Objective
 from iris_gym.types import Segment
 
 LossParts = Callable[[Segment], Iterator[tuple[Tensor, dict[str, Tensor]]]]
@@ -78,12 +78,9 @@ def actor_critic_parts(
     cache: FrameCache,
     imagination: Imagination,
     actor_critic: ActorCritic,
+    objective: Objective,
     parts: int,
     *,
-    discount: float,
-    lambda_: float,
-    entropy_weight: float,
-    learn_after_end: bool = True,
     refresh: Callable[[], None] = lambda: None,
 ) -> LossParts:
     """As `actor_critic_loss`: the dream, through which no gradient goes, in one piece, and what is learned in parts."""
@@ -95,14 +92,7 @@ def actor_critic_parts(
         tokens = cache.tokens(segment.steps(slice(-1, None)))[:, 0]
         trajectory = imagination(tokens, pictures, hidden, cell)
         for piece in pieces:
-            loss, metrics = actor_critic.loss(
-                trajectory.take(piece),
-                (hidden[piece], cell[piece]),
-                discount=discount,
-                lambda_=lambda_,
-                entropy_weight=entropy_weight,
-                learn_after_end=learn_after_end,
-            )
+            loss, metrics = objective(trajectory.take(piece), (hidden[piece], cell[piece]))
             yield _weighted(loss, metrics, (piece.stop - piece.start) / len(hidden))
 
     return loss_parts

@@ -96,6 +96,18 @@ def test_runs_of_one_environment_and_config_belong_together(tmp_path):
     assert names_by_setting([a, c, d]) == {"Pong, layers=1": ["a", "c"], "Pong, layers=2": ["d"]}
 
 
+def test_runs_that_differ_in_much_are_told_apart_by_a_short_name():
+    a, b, c = (
+        Progress(Path(name), {"env": "Pong", **dict.fromkeys("uvw", width), **dict.fromkeys("xy", name)}, {})
+        for name, width in (("a", 1), ("b", 1), ("c", 2))
+    )
+    assert names_by_setting([a, b, c]) == {
+        "Pong, u=1, v=1, w=1, and 2 more": ["a"],
+        "Pong, u=1, v=1, w=1, and 2 more (2)": ["b"],
+        "Pong, u=2, v=2, w=2, and 2 more": ["c"],
+    }
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

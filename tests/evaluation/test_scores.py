@@ -9,7 +9,15 @@ from importlib import metadata
 import pytest
 
 from iris_gym.evaluation.evaluate import EpisodeScore
-from iris_gym.evaluation.scores import human_normalized, random_score, reference_scores, summary, write_scores
+from iris_gym.evaluation.scores import (
+    cut_episodes,
+    human_normalized,
+    mean_and_error,
+    random_score,
+    reference_scores,
+    summary,
+    write_scores,
+)
 
 SCORES = [EpisodeScore(10.0, 100, 7, False), EpisodeScore(14.0, 200, 8, True), EpisodeScore(12.0, 150, 9, False)]
 
@@ -69,6 +77,15 @@ def test_summary_names_versions():
 def test_one_episode_has_no_standard_error():
     got = summary("Other-v0", SCORES[:1], {})
     assert (got["mean"], got["standard_error"], got["human_normalized"]) == (10.0, None, None)
+
+
+def test_a_limit_of_the_environment_is_no_cut_of_the_evaluation():
+    assert [cut_episodes(summary("Pong", SCORES, {"max_steps": limit})) for limit in (150, 200, 300)] == [1, 1, 0]
+
+
+def test_the_mean_in_words():
+    assert mean_and_error(summary("Pong", SCORES, {})) == "12.00 ± 1.15"
+    assert mean_and_error(summary("Pong", SCORES[:1], {})) == "10.00"
 
 
 def test_write_scores_replaces_the_file_and_leaves_nothing_else(tmp_path):

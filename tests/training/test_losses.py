@@ -1,3 +1,5 @@
+from functools import partial
+
 import torch
 from torch import nn
 
@@ -39,11 +41,10 @@ def segment(length: int, batch: int = 2, seed: int = 0) -> Segment:
 
 def dream_loss(tokenizer, world_model, actor_critic, data: Segment, **changes):
     """The actor-critic's loss, always with the same random numbers."""
-    arguments = {"discount": 0.9, "lambda_": 0.9, "entropy_weight": 0.01}
+    objective = partial(actor_critic.loss, **({"discount": 0.9, "lambda_": 0.9, "entropy_weight": 0.01} | changes))
     generator = torch.Generator().manual_seed(3)
     imagination = imagine(Dynamics(tokenizer, world_model), actor_critic, horizon=HORIZON, generator=generator)
-    loss = actor_critic_loss(FrameCache(tokenizer), imagination, actor_critic, **(arguments | changes))
-    return loss(data)
+    return actor_critic_loss(FrameCache(tokenizer), imagination, actor_critic, objective)(data)
 
 
 def has_gradient(module: nn.Module) -> bool:
