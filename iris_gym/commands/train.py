@@ -69,37 +69,45 @@ class Train:
         if self.wandb:
             agent.log_outputs.append(WandbOutput(agent.run.path, agent.config.to_dict()))
         left = total - agent.num_timesteps
-        if left <= 0 and not agent.trainer.epochs_left(agent.trainer.env_steps + left):
-            say(console, f"{agent.run.path} has collected {agent.num_timesteps:,} steps already: nothing left to do")
-            return 0 if agent.run.final_scores_file.exists() else self._end(agent, console)
-        agent.run.write_settings(total_timesteps=total, threads=self.threads, final_episodes=self.final_episodes)
-        say(console, f"training on {agent.config.env} ({agent.device}); run folder {agent.run.path}")
-        begun = time.monotonic()
-        with StopSignals(lambda: agent.trainer.evaluating) as stop, TrainingDisplay(agent, console) as display:
-            with suppress(StopRequested):
-                for event in agent.learn_events(max(left, 0), reset_num_timesteps=False):
-                    display.show(event)
-                    if stop.received:
-                        break
-            if stop.received:
-                agent.save_checkpoint()
-        if stop.received:
-            say(console, f"stopped and saved; go on with: iris-gym train --run-dir {agent.run.path} --resume")
-            return 128 + stop.received
-        say(console, f"done in {(time.monotonic() - begun) / 60:.1f} minutes; pictures in {agent.run.media}")
-        say(console, f"play with it: iris-gym evaluate --run {agent.run.path}")
-        return self._end(agent, console)
-
-    def _end(self, agent: IRISAgent, console: Console) -> int:
-        """Show what the run came to. Nothing is lost where that is interrupted: the agent is saved."""
-        if self.final_episodes == 0:
-            return 0
-        with StopSignals(lambda: True) as stop, suppress(StopRequested):
-            finale(agent, self.final_episodes, console)
+        stop = StopSignals(lambda: agent.trainer.evaluating)
+        with suppress(StopRequested), stop:
+            if left > 0 or agent.trainer.epochs_left(agent.trainer.env_steps + left):
+                agent.run.write_settings(
+                    total_timesteps=total, threads=self.threads, final_episodes=self.final_episodes
+                )
+                if not self._train(agent, max(left, 0), stop, console):
+                    say(console, f"stopped and saved; go on with: iris-gym train --run-dir {agent.run.path} --resume")
+                    return 128 + stop.received
+            else:
+                say(
+                    console, f"{agent.run.path} has collected {agent.num_timesteps:,} steps already: nothing left to do"
+                )
+                if agent.run.final_scores_file.exists():
+                    return 0
+            stop.interruptible = lambda: True  # nothing is lost any more: the agent is saved
+            if self.final_episodes != 0 and not stop.received:
+                finale(agent, self.final_episodes, console)
         if stop.received:
             say(console, "stopped; the run itself is over and saved")
             return 128 + stop.received
         return 0
+
+    def _train(self, agent: IRISAgent, timesteps: int, stop: StopSignals, console: Console) -> bool:
+        """Learn, and show it; whether to the end, or until asked to stop. The agent is saved in any case."""
+        assert agent.run is not None
+        say(console, f"training on {agent.config.env} ({agent.device}); run folder {agent.run.path}")
+        begun = time.monotonic()
+        with TrainingDisplay(agent, console) as display, suppress(StopRequested):
+            for event in agent.learn_events(timesteps, reset_num_timesteps=False):
+                display.show(event)
+                if stop.received:
+                    break
+        if stop.received:
+            agent.save_checkpoint()
+            return False
+        say(console, f"done in {(time.monotonic() - begun) / 60:.1f} minutes; pictures in {agent.run.media}")
+        say(console, f"play with it: iris-gym evaluate --run {agent.run.path}")
+        return True
 
     def _check_final_episodes(self) -> None:
         count = self.final_episodes

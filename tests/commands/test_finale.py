@@ -143,12 +143,6 @@ def test_no_evaluation_is_longer_than_those_of_the_training():
     assert {episode["length"] for episode in module._final_scores(agent, 2)["episodes"]} == {5}
 
 
-def test_a_limit_of_the_environments_own_is_no_cut():
-    own = {"truncated": True, "length": 100}
-    assert module._cut({"protocol": {"max_steps": 2000}, "episodes": [own]}) == 0
-    assert module._cut({"protocol": {"max_steps": 100}, "episodes": [own, own | {"truncated": False}]}) == 1
-
-
 @pytest.mark.filterwarnings("default:learning ends at")
 def test_extras_that_are_missing_are_named(cli, monkeypatch):
     for name in ("matplotlib", "moviepy.video.io.ffmpeg_writer"):
