@@ -129,7 +129,8 @@ class Tokenizer(nn.Module):
         """Codes (N, K, D) to unclamped frames (N, 3, 64, 64) on the [0, 1] scale."""
         count, tokens_per_frame, dim = codes.shape
         grid = int(tokens_per_frame**0.5)
-        maps = codes.transpose(1, 2).reshape(count, dim, grid, grid).to(_dtype(self.decoder))
+        # A copy, as a view would lie channels last, and all maps that are made of it with it.
+        maps = codes.transpose(1, 2).contiguous().view(count, dim, grid, grid).to(_dtype(self.decoder))
         return (self.decoder(maps).float() + 1) / 2
 
 
