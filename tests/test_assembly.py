@@ -295,8 +295,7 @@ def states(models: Models) -> dict[str, torch.Tensor]:
 
 def test_plain_and_fast_path_train_the_same_weights():
     plain, fast = (states(trained(accelerate=accelerate, precision="float32")) for accelerate in (False, True))
-    assert plain.keys() == fast.keys()
-    assert all(torch.equal(plain[name], fast[name]) for name in plain)
+    torch.testing.assert_close(plain, fast, rtol=0, atol=1e-4)  # layouts round differently; updates move 4e-4
 
 
 @pytest.mark.parametrize(
