@@ -9,10 +9,12 @@ from iris_gym import IRISAgent, IRISConfig, UsageError, accelerate, assembly, bu
 from iris_gym.assembly import (
     Models,
     build_acting,
+    build_dynamics,
     build_learners,
     build_replay,
     build_trainer,
     choose_device,
+    freeze,
     training_dtype,
 )
 from iris_gym.config import preset
@@ -268,6 +270,15 @@ def test_all_components_learn_in_either_layout(layout):
         assert learner.update(segment(length), epoch=1)["loss"].isfinite()
         moved = [not torch.equal(one, other) for one, other in zip(before, learner.module.parameters(), strict=True)]
         assert all(moved[-4:])
+
+
+@pytest.mark.parametrize(("timesteps", "kept"), [(5, 2), (4, 2), (2, 1)])
+def test_a_horizon_beyond_the_context_goes_on_from_half_of_it(timesteps, kept):
+    config = IRISConfig.tiny(transformer_timesteps=timesteps, imagination_horizon=2 * timesteps + 1)
+    models = build_models(config, 3, "cpu")
+    assert build_dynamics(models, freeze(config, models)).overflow_context == kept
+    actor_critic = learners(config, models)[2]
+    assert actor_critic.update(segment(config.burn_in + 1), epoch=1)["loss"].isfinite()
 
 
 # Precision and the fast path
