@@ -234,13 +234,11 @@ def build_acting(config: IRISConfig, models: Models) -> Policy:
 
 
 def build_dynamics(models: Models, frozen: Frozen) -> Dynamics:
-    """The dream that the actor-critic is trained in. A horizon beyond the context goes on from half of it, so that
-    what moves goes on moving."""
+    """The dream that the actor-critic is trained in."""
     tokenizer, world_model = frozen.tokenizer, frozen.world_model
     return Dynamics(
         cast(Tokenizer, tokenizer.copy) if tokenizer else models.tokenizer,
         cast(WorldModel, world_model.copy) if world_model else models.world_model,
-        overflow_context=max(models.world_model.timesteps // 2, 1),
     )
 
 

@@ -95,8 +95,7 @@ def _episodes(
 ) -> dict[str, Recording]:
     """What is to be shown in one video, by name."""
     acting = agent.policy.acting
-    tokenizer, world_model = agent.models.tokenizer, agent.models.world_model
-    dynamics = Dynamics(tokenizer, world_model, overflow_context=world_model.timesteps // 2)
+    dynamics = Dynamics(agent.models.tokenizer, agent.models.world_model)
     if source == "dream":
         first = _start_frame(agent, seed)
         return {
@@ -113,7 +112,7 @@ def _episodes(
         env.close()
     if source == "real":
         return {"real": real}
-    kept = real.with_frames(video.reconstruct(tokenizer, real.frames, dynamics.device))
+    kept = real.with_frames(video.reconstruct(dynamics.tokenizer, real.frames, dynamics.device))
     dreamt = video.dream(dynamics, real.frames[0], seed=seed, max_steps=max_steps, actions=real.actions)
     return {"real": real, "reconstruction": kept, "dream": dreamt}
 

@@ -178,7 +178,7 @@ def _dynamics(agent: IRISAgent, context: int) -> Dynamics:
     world_model = agent.models.world_model
     if context >= world_model.timesteps:
         raise UsageError(f"context={context} is too long: the world model reads {world_model.timesteps} timesteps")
-    return Dynamics(agent.models.tokenizer, world_model, overflow_context=max(world_model.timesteps // 2, 1))
+    return Dynamics(agent.models.tokenizer, world_model)
 
 
 def default_page(agent: IRISAgent | str | Path) -> Path:

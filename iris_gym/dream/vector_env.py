@@ -114,8 +114,9 @@ class DreamVectorEnv(VectorEnv):
         render_mode: str | None = None,
     ) -> None:
         check_arguments(num_envs, horizon, output, obs_type, temperature, render_mode)
-        context = max(dynamics.world_model.timesteps // 2, 1) if overflow_context is None else overflow_context
-        self.dynamics = dynamics.with_options(overflow_context=context, temperature=0.0 if greedy else temperature)
+        self.dynamics = dynamics.with_options(
+            overflow_context=overflow_context, temperature=0.0 if greedy else temperature
+        )
         self.device = dynamics.device
         self.num_envs = int(num_envs)
         self.start_frames = start_source(start_frames)

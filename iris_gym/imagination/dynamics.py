@@ -49,8 +49,9 @@ class Dynamics:
     """A tokenizer and a world model as a simulator on tensors.
 
     `overflow_context` says how many frames, with what stands between them, a row keeps when its next step would not
-    fit into the transformer; 1 forgets all but the current frame, as the published agent does. Frames and classes
-    are sampled with `temperature`; 0 takes the likeliest.
+    fit into the transformer. None: half of those that it reads, so that what moves goes on moving; 1 forgets all but
+    the current frame, as the published agent does. Frames and classes are sampled with `temperature`; 0 takes the
+    likeliest.
     """
 
     def __init__(
@@ -58,9 +59,11 @@ class Dynamics:
         tokenizer: Tokenizer,
         world_model: WorldModel,
         *,
-        overflow_context: int = 1,
+        overflow_context: int | None = None,
         temperature: float = 1.0,
     ) -> None:
+        if overflow_context is None:
+            overflow_context = world_model.timesteps // 2
         if type(overflow_context) is not int or not 1 <= overflow_context < world_model.timesteps:
             raise UsageError(
                 f"overflow_context={overflow_context} must lie between 1 and {world_model.timesteps - 1}: "
@@ -81,7 +84,7 @@ class Dynamics:
     def device(self) -> torch.device:
         return self.world_model.frame_embedding.weight.device
 
-    def with_options(self, *, overflow_context: int, temperature: float) -> "Dynamics":
+    def with_options(self, *, overflow_context: int | None, temperature: float) -> "Dynamics":
         """The same networks, not copied, dreaming otherwise."""
         checked = Dynamics(self.tokenizer, self.world_model, overflow_context=overflow_context, temperature=temperature)
         changed = copy.copy(self)  # of a subclass too

@@ -250,6 +250,11 @@ def test_an_overflow_context_that_leaves_no_room_is_refused(overflow_context):
         dynamics(overflow_context=overflow_context)
 
 
+@pytest.mark.parametrize(("timesteps", "kept"), [(2, 1), (3, 1), (4, 2), (5, 2)])
+def test_half_of_the_context_is_kept_unless_told(timesteps, kept):
+    assert dynamics(timesteps=timesteps).overflow_context == kept
+
+
 def test_rows_restart_from_prepared_starts_and_the_others_dream_on():
     model = dynamics(timesteps=4, overflow_context=2)
     frames, actions, mask = torch.rand(5, 3, 64, 64), some_actions(12, 3), torch.tensor([False, True, True])
