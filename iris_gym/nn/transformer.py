@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from typing import cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from iris_gym.nn.attention import SPAN_STEP, attend, by_products
 from iris_gym.nn.dropout import Dropout, causal_attention
 
 
@@ -21,20 +21,26 @@ class KeyValueCache:
     lengths would stall it.
     """
 
-    keys_values: Tensor  # (layers, B, capacity, 2, heads, head_dim)
+    keys_values: Tensor  # (layers, 2, B, heads, capacity, head_dim)
     lengths: Tensor  # (B,) int64, tokens read by each row
     longest: int
 
     @property
     def capacity(self) -> int:
-        return self.keys_values.shape[2]
+        return self.keys_values.shape[4]
+
+    @property
+    def span(self) -> int:
+        """How many places to read, `longest` at least."""
+        step = SPAN_STEP if by_products(self.keys_values.device, self.keys_values.dtype) else 1
+        return min(math.ceil(self.longest / step) * step, self.capacity)
 
     def clone(self) -> "KeyValueCache":
         return KeyValueCache(self.keys_values.clone(), self.lengths.clone(), self.longest)
 
     def put(self, rows: Tensor, other: "KeyValueCache") -> None:
         """Replace `rows` (R,) by the R rows of another cache, a smaller one too."""
-        self.keys_values[:, rows, : other.capacity] = other.keys_values
+        self.keys_values[:, :, rows, :, : other.capacity] = other.keys_values
         self.lengths[rows] = other.lengths
         self.longest = max(self.longest, other.longest)
 
@@ -43,14 +49,14 @@ class KeyValueCache:
 
         Which rows these are is not asked of the device.
         """
-        mine, here = self.keys_values[:, :, : other.capacity], mask[:, None, None, None, None]
-        mine.copy_(torch.where(here, other.keys_values[:, chosen], mine))
+        mine, here = self.keys_values[..., : other.capacity, :], mask[:, None, None, None]
+        mine.copy_(torch.where(here, other.keys_values[:, :, chosen], mine))
         self.lengths = torch.where(mask, other.lengths[chosen], self.lengths)
         self.longest = max(self.longest, other.longest)
 
     def first(self, count: int) -> "KeyValueCache":
         """A copy of the first `count` places."""
-        return KeyValueCache(self.keys_values[:, :, :count].clone(), self.lengths.clone(), self.longest)
+        return KeyValueCache(self.keys_values[..., :count, :].clone(), self.lengths.clone(), self.longest)
 
 
 class SelfAttention(nn.Module):
@@ -71,14 +77,13 @@ class SelfAttention(nn.Module):
     def forward_cached(self, x: Tensor, keys_values: Tensor, rows: Tensor, places: Tensor, hidden: Tensor) -> Tensor:
         """Attend from new tokens (B, T, D) to the cache and to themselves.
 
-        `keys_values` (B, capacity, 2, heads, head_dim) takes the new tokens of the `rows` (B, 1) at `places` (B, T);
+        `keys_values` (2, B, heads, capacity, head_dim) takes the new tokens of the `rows` (B, 1) at `places` (B, T);
         `hidden` (B, 1, T, span) is -inf at those of the first `span` places that a token may not look at, else 0.
         """
-        new = self._project(x).to(keys_values.dtype)
-        keys_values.index_put_((rows, places), new[:, :, 1:])
-        keys, values = keys_values[:, : hidden.shape[-1]].permute(2, 0, 3, 1, 4).unbind(0)
-        attended = F.scaled_dot_product_attention(new[:, :, 0].transpose(1, 2), keys, values, attn_mask=hidden)
-        return self._merge(attended.to(x.dtype))
+        new = self._project(x).to(keys_values.dtype)  # autocast gives others
+        keys_values[:, rows, :, places] = new[:, :, 1:]
+        keys, values = keys_values[:, :, :, : hidden.shape[-1]].unbind(0)
+        return self._merge(attend(new[:, :, 0].transpose(1, 2), keys, values, hidden))
 
     def _project(self, x: Tensor) -> Tensor:
         """Queries, keys and values (B, T, 3, heads, head_dim)."""
@@ -148,7 +153,7 @@ class Transformer(nn.Module):
         new, device = embeddings.shape[1], embeddings.device
         places = cache.lengths[:, None] + torch.arange(new, device=device) if new > 1 else cache.lengths[:, None]
         cache.longest = min(cache.longest + new, cache.capacity)
-        beyond = torch.arange(cache.longest, device=device) > places[:, None, :, None]
+        beyond = torch.arange(cache.span, device=device) > places[:, None, :, None]
         hidden = torch.zeros_like(beyond, dtype=cache.keys_values.dtype).masked_fill_(beyond, -math.inf)
         rows = torch.arange(len(places), device=device)[:, None]
         x = embeddings + self.position_embedding(places)
@@ -161,8 +166,6 @@ class Transformer(nn.Module):
         """A cache for `batch` rows that have read nothing, of `capacity` tokens a row. None: all that fit."""
         weight = self.position_embedding.weight
         heads = self.blocks[0].attention.heads
-        shape = (len(self.blocks), batch, capacity or weight.shape[0], 2, heads, weight.shape[1] // heads)
-        # A CPU attends from few tokens in bf16 at a sixth of its speed in float32.
-        dtype = torch.float32 if weight.device.type == "cpu" else weight.dtype
+        shape = (len(self.blocks), 2, batch, heads, capacity or weight.shape[0], weight.shape[1] // heads)
         lengths = torch.zeros(batch, dtype=torch.int64, device=weight.device)
-        return KeyValueCache(weight.new_zeros(shape, dtype=dtype), lengths, 0)
+        return KeyValueCache(weight.new_zeros(shape), lengths, 0)

@@ -8,6 +8,7 @@ from collections import OrderedDict
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from iris_gym.nn.attention import attend
 from iris_gym.nn.convnet import GroupNorm, ResidualBlock
 
 GROUPS, EPS = 32, 1e-6
@@ -33,7 +34,7 @@ class SpatialAttention(nn.Module):
         by_position = self.query_key_value(self.norm(x)).permute(0, 2, 3, 1)
         # One head as an axis of its own: without it torch attends by its slow path.
         query, key, value = by_position.flatten(1, 2)[:, None].chunk(3, dim=-1)
-        attended = F.scaled_dot_product_attention(query, key, value)
+        attended = attend(query, key, value)
         return x + self.projection(attended.view(*by_position.shape[:3], -1).permute(0, 3, 1, 2))
 
 

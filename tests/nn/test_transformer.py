@@ -1,8 +1,11 @@
+import copy
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from iris_gym.nn.attention import SPAN_STEP
 from iris_gym.nn.transformer import KeyValueCache, Transformer
 
 DIM, CAPACITY = 8, 12
@@ -92,9 +95,34 @@ def test_a_clone_is_not_touched_by_what_its_original_reads():
     assert_close(model.forward_cached(x[:, 4:], branch), model(x)[:, 4:])
 
 
+@pytest.mark.parametrize("chunks", [[1] * 70, [17, 2, 31, 1, 1, 18], [70]])
+@torch.no_grad()
+def test_reading_in_bf16_stays_close_to_float32(chunks):
+    model, x = transformer(max_tokens=80), inputs(2, 70)
+    narrow = copy.deepcopy(model).to(torch.bfloat16)
+    answers = read_in_chunks(narrow, x.to(torch.bfloat16), chunks, narrow.empty_cache(2))
+    torch.testing.assert_close(answers.float(), model(x), rtol=0, atol=0.08)
+
+
+def test_bf16_reads_few_different_spans_and_never_beyond_the_capacity():
+    cache, spans = transformer(max_tokens=70).to(torch.bfloat16).empty_cache(1), set()
+    for cache.longest in range(1, 71):
+        assert cache.longest <= cache.span <= cache.capacity
+        spans.add(cache.span)
+    assert spans == {SPAN_STEP, 2 * SPAN_STEP, 70}
+
+
+@torch.no_grad()
+def test_autocast_reads_into_a_cache_of_another_precision():
+    model, x = transformer(), inputs(2, 6)
+    with torch.autocast("cpu", torch.bfloat16):
+        answers = read_in_chunks(model, x, [3, 1, 2], model.empty_cache(2))
+    torch.testing.assert_close(answers.float(), model(x), rtol=0, atol=0.08)
+
+
 def test_an_empty_cache_has_room_for_every_position():
     cache = transformer(layers=3).empty_cache(5)
-    assert cache.keys_values.shape == (3, 5, CAPACITY, 2, 2, DIM // 2)
+    assert cache.keys_values.shape == (3, 2, 5, 2, CAPACITY, DIM // 2)
     assert cache.capacity == CAPACITY
     assert cache.lengths.tolist() == [0] * 5
     assert cache.longest == 0
