@@ -26,8 +26,8 @@ ABLATIONS: dict[str, dict[str, Any]] = {
         slow_autoencoder_after=None, stop_autoencoder_after=None, settled_autoencoder_updates=0
     ),
     "no burn-in": dict(burn_in=0),
-    "context of 4": dict(transformer_timesteps=4),
-    "context of 20": dict(transformer_timesteps=20),
+    "context of 2": dict(transformer_timesteps=2),
+    "context of 10": dict(transformer_timesteps=10),
     "horizon of 5": dict(imagination_horizon=5),
     "horizon of 20": dict(imagination_horizon=20),
     "learning behind ends": dict(learn_after_end=True),
