@@ -1,8 +1,12 @@
-"""Attention without gradient, by what is fastest on the device."""
+"""Attention by what is fastest on the device."""
+
+import math
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from iris_gym.nn.dropout import dropout
 
 SPAN_STEP = 32
 """Places to which the keys of a growing sequence are rounded up where plain products read them: oneDNN compiles and
@@ -12,17 +16,19 @@ FEW = 2
 """Queries up to which the keys are better the left factor."""
 
 
-def by_products(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether `attend` takes plain products: a CPU's fused attention in bf16 takes two to eight times as long."""
-    return device.type == "cpu" and dtype == torch.bfloat16
+def by_products(x: Tensor) -> bool:
+    """Whether a fused kernel loses to plain products in `x`'s precision: for several rows in bf16 a CPU's takes two to
+    three times as long."""
+    return x.device.type == "cpu" and x.dtype == torch.bfloat16
 
 
 def attend(query: Tensor, keys: Tensor, values: Tensor, hidden: Tensor | None = None) -> Tensor:
     """From T queries (B, heads, T, head_dim) to S keys and values (B, heads, S, head_dim): (B, heads, T, head_dim).
 
-    `hidden`, broadcastable to (B, heads, T, S), is added to the scaled scores.
+    `hidden`, broadcastable to (B, heads, T, S), is added to the scaled scores. With gradient the fused kernel is taken
+    everywhere, for it does not keep the scores for the backward pass.
     """
-    if torch.is_grad_enabled() or not by_products(query.device, query.dtype):
+    if torch.is_grad_enabled() or not by_products(query):
         return F.scaled_dot_product_attention(query, keys, values, attn_mask=hidden)
     query = query * query.shape[-1] ** -0.5
     if query.shape[-2] <= FEW:
@@ -30,3 +36,19 @@ def attend(query: Tensor, keys: Tensor, values: Tensor, hidden: Tensor | None = 
     else:
         scores = query @ keys.transpose(-1, -2)
     return (scores if hidden is None else scores + hidden).softmax(-1) @ values
+
+
+def causal_attention(query: Tensor, key: Tensor, value: Tensor, dropout_probability: float) -> Tensor:
+    """Causal attention of (B, heads, T, head_dim), dropping attention weights.
+
+    The fused kernels of a CPU know no dropout, and torch's own fallback draws its mask slowly.
+    """
+    if not dropout_probability or query.device.type != "cpu":
+        return F.scaled_dot_product_attention(query, key, value, dropout_p=dropout_probability, is_causal=True)
+    length = query.shape[2]
+    hidden = torch.full((length, length), -math.inf, dtype=query.dtype).triu_(1)
+    scores = torch.baddbmm(
+        hidden, query.flatten(0, 1), key.flatten(0, 1).transpose(1, 2), alpha=1 / math.sqrt(query.shape[-1])
+    )
+    weights = dropout(scores.softmax(-1), dropout_probability)
+    return (weights @ value.flatten(0, 1)).view_as(query)

@@ -1,6 +1,4 @@
-"""Dropout and attention with dropout, written so that a CPU is fast at them, too."""
-
-import math
+"""Dropout, written so that a CPU is fast at it, too."""
 
 import torch
 import torch.nn.functional as F
@@ -35,19 +33,3 @@ class Dropout(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return dropout(x, self.probability) if self.training and self.probability else x
-
-
-def causal_attention(query: Tensor, key: Tensor, value: Tensor, dropout_probability: float) -> Tensor:
-    """Causal attention of (B, heads, T, head_dim), dropping attention weights.
-
-    The fused kernels of a CPU know no dropout, and torch's own fallback draws its mask slowly.
-    """
-    if not dropout_probability or query.device.type != "cpu":
-        return F.scaled_dot_product_attention(query, key, value, dropout_p=dropout_probability, is_causal=True)
-    length = query.shape[2]
-    hidden = torch.full((length, length), -math.inf, dtype=query.dtype).triu_(1)
-    scores = torch.baddbmm(
-        hidden, query.flatten(0, 1), key.flatten(0, 1).transpose(1, 2), alpha=1 / math.sqrt(query.shape[-1])
-    )
-    weights = dropout(scores.softmax(-1), dropout_probability)
-    return (weights @ value.flatten(0, 1)).view_as(query)

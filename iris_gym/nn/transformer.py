@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from iris_gym.nn.attention import SPAN_STEP, attend, by_products
-from iris_gym.nn.dropout import Dropout, causal_attention
+from iris_gym.nn.attention import SPAN_STEP, attend, by_products, causal_attention
+from iris_gym.nn.dropout import Dropout
 
 
 @dataclass(slots=True)
@@ -32,7 +32,7 @@ class KeyValueCache:
     @property
     def span(self) -> int:
         """How many places to read, `longest` at least."""
-        step = SPAN_STEP if by_products(self.keys_values.device, self.keys_values.dtype) else 1
+        step = SPAN_STEP if by_products(self.keys_values) else 1
         return min(math.ceil(self.longest / step) * step, self.capacity)
 
     def clone(self) -> "KeyValueCache":

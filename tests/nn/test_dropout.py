@@ -1,8 +1,7 @@
 import pytest
 import torch
-import torch.nn.functional as F
 
-from iris_gym.nn.dropout import LEVELS, Dropout, causal_attention, dropout
+from iris_gym.nn.dropout import LEVELS, Dropout, dropout
 
 
 @pytest.mark.parametrize("probability", [0.1, 0.5, 0.9])
@@ -77,42 +76,3 @@ def test_in_evaluation_nothing_is_dropped_or_drawn():
     before = torch.get_rng_state()
     assert module.eval()(x) is x
     assert torch.equal(torch.get_rng_state(), before)
-
-
-# Attention
-
-
-def sequences(dtype: torch.dtype, length: int = 6) -> torch.Tensor:
-    """Queries, keys and values (3, B, heads, T, head_dim)."""
-    return torch.randn(3, 2, 3, length, 4, generator=torch.Generator().manual_seed(0)).to(dtype)
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_attention_without_dropout_is_torchs(dtype):
-    query, key, value = sequences(dtype)
-    expected = F.scaled_dot_product_attention(query, key, value, is_causal=True)
-    assert torch.equal(causal_attention(query, key, value, 0.0), expected)
-    # A probability that rounds to nothing goes the other way and has to arrive at the same.
-    tolerance = 1e-5 if dtype == torch.float32 else 3e-2
-    torch.testing.assert_close(causal_attention(query, key, value, 1e-9), expected, rtol=tolerance, atol=tolerance)
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_dropped_weights_look_at_nothing_later_and_keep_the_mean(dtype):
-    torch.manual_seed(0)
-    query, key, _ = sequences(dtype)
-    rows = query.shape[2]
-    eye = torch.eye(rows, dtype=dtype).expand(*query.shape[:2], rows, rows)  # of values, so that weights come back
-    one = causal_attention(query, key, eye[..., : query.shape[-1]], 0.5)
-    assert not one.triu(1).any()
-    draws = torch.stack([causal_attention(query, key, eye[..., : query.shape[-1]], 0.5).float() for _ in range(3000)])
-    expected = causal_attention(query, key, eye[..., : query.shape[-1]], 0.0).float()
-    assert (draws == 0).float().mean() > 0.5
-    torch.testing.assert_close(draws.mean(0), expected, rtol=0, atol=0.07)
-
-
-def test_queries_keys_and_values_learn_through_dropped_weights():
-    torch.manual_seed(0)
-    parts = sequences(torch.float32).requires_grad_()
-    causal_attention(*parts.unbind(0), 0.3).square().sum().backward()
-    assert all(part.any() for part in parts.grad)
