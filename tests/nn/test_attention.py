@@ -52,6 +52,14 @@ def test_has_a_gradient_where_one_is_asked_for(dtype):
     assert all(gradient.abs().sum() > 0 for gradient in gradients)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_keeps_no_scores_for_the_backward_pass(dtype):
+    given, kept = [each.requires_grad_() for each in factors(64, 64, dtype)], []
+    with torch.autograd.graph.saved_tensors_hooks(lambda saved: kept.append(saved.shape) or saved, lambda saved: saved):
+        attend(*given)
+    assert kept and not [shape for shape in kept if shape[-2:] == (64, 64)]
+
+
 # Causal, with dropout
 
 
