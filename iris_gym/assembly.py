@@ -336,10 +336,13 @@ def _actor_critic_learner(
         LearnerPlan(
             start_after=config.start_actor_critic_after,
             stop_after=None,
+            first_updates=config.actor_critic_first_updates,
             updates_per_epoch=config.actor_critic_updates_per_epoch,
             batch_size=config.actor_critic_batch_size,
             segment_length=config.burn_in + 1,
             align="end",
+            before_rewards=config.dreams_before_rewards,
+            lead=config.imagination_horizon,
         ),
         max_gradient_norm=config.max_gradient_norm,
         numerics=_numerics(config, models.actor_critic, dtype=torch.float32),

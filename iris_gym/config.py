@@ -116,11 +116,17 @@ class IRISConfig:
     actor_critic_batch_size: int = 64
     """Imagined rollouts a batch."""
     actor_critic_updates_per_epoch: int = 200
+    actor_critic_first_updates: int | None = None
+    """Updates of the actor-critic's first epoch; see `autoencoder_first_updates`."""
     max_gradient_norm: float = 10.0
     """Gradients are clipped to this norm, each component's by itself."""
     sample_uniformly: Literal["episodes", "steps"] = "episodes"
     """What is drawn uniformly from the replay: an episode, and then a step of it, as the published agent does; or a
     step of all. With episodes a step of a short one counts more."""
+    dreams_before_rewards: float = 0.0
+    """Share of the imagined rollouts that begin less than `imagination_horizon` steps before a real reward, where one
+    was seen (skewed sampling, Jaderberg et al. 2017, section 3.2): what is rare is dreamed of more often. The world
+    model's own batches are left as they are, for it would take good luck for the rule."""
     max_bad_updates: int = 10
     """Updates in a row with a loss or gradient that is not finite, each of them skipped, after which the run stops."""
     accumulate_gradients: int = 1
@@ -319,9 +325,11 @@ NON_NEGATIVE = (
     "transformer_weight_decay transformer_updates_per_epoch burn_in entropy_weight actor_critic_updates_per_epoch "
     "start_autoencoder_after start_transformer_after start_actor_critic_after collect_temperature "
     "eval_temperature eval_interval random_steps autoencoder_first_updates transformer_first_updates "
-    "settled_autoencoder_updates"
+    "actor_critic_first_updates settled_autoencoder_updates"
 ).split()
-UNIT_INTERVAL = "codebook_decay autoencoder_adam_beta2 transformer_dropout discount td_lambda epsilon".split()
+UNIT_INTERVAL = (
+    "codebook_decay autoencoder_adam_beta2 transformer_dropout discount td_lambda epsilon dreams_before_rewards".split()
+)
 YAML_SUFFIXES = (".yaml", ".yml")
 
 CONFIG_LIMIT = 200_000

@@ -94,6 +94,10 @@ def test_learners_have_the_numbers_of_the_config():
         actor_critic_learning_rate=0.3,
         transformer_weight_decay=0.4,
         max_gradient_norm=0.5,
+        autoencoder_first_updates=5,
+        transformer_first_updates=6,
+        actor_critic_first_updates=7,
+        dreams_before_rewards=0.5,
     )
     with Replay(None, chunk_rows=32) as replay:
         trainer = new_trainer(config, replay)
@@ -105,6 +109,9 @@ def test_learners_have_the_numbers_of_the_config():
     assert (autoencoder.plan.start_after, autoencoder.plan.stop_after, autoencoder.plan.segment_length) == (0, 4, 1)
     assert (world_model.plan.start_after, world_model.plan.segment_length, world_model.plan.align) == (1, 4, "start")
     assert (actor_critic.plan.start_after, actor_critic.plan.segment_length, actor_critic.plan.align) == (2, 4, "end")
+    assert [learner.plan.first_updates for learner in trainer.learners] == [5, 6, 7]
+    assert [learner.plan.before_rewards for learner in trainer.learners] == [0, 0, 0.5]
+    assert actor_critic.plan.lead == config.imagination_horizon
 
 
 def test_every_parameter_has_one_optimizer():

@@ -32,6 +32,7 @@ OTHER_SHAPES = {
     "sample_uniformly": "steps",
     "autoencoder_first_updates": 5,
     "transformer_first_updates": 6,
+    "actor_critic_first_updates": 7,
 }
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from iris_gym import IRISAgent, IRISConfig
+from iris_gym import IRISAgent, IRISConfig, UsageError
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -123,6 +123,8 @@ def test_study(tmp_path):
     assert "FAILED" not in answer and (tmp_path / "results" / "curves.png").exists()
 
     results = {name: json.loads((tmp_path / "results" / f"{name}.json").read_text()) for name in names}
+    assert results["iris__MinAtar-Breakout__3"]["settings"]["vocab_size"] == 32
+    assert results["ppo__MinAtar-Breakout__3"]["settings"]["n_steps"] == 250
     steps = {name: [point["env_steps"] for point in result["points"]] for name, result in results.items()}
     assert steps["random__MinAtar-Breakout__3"] == [0]
     assert all(steps[f"{agent}__MinAtar-Breakout__3"][-1] == 100 for agent in agents[1:])
@@ -143,7 +145,7 @@ def test_study(tmp_path):
     assert other.returncode == 1 and "choose another --out" in other.stderr.splitlines()[-1]
 
 
-def test_study_report(tmp_path):
+def test_study_report(tmp_path, monkeypatch):
     """The middle three of five seeds, the better of two ways to play, and what is missing by its name."""
     folder = tmp_path / "results"
     folder.mkdir()
@@ -155,7 +157,7 @@ def test_study_report(tmp_path):
                 for way, mean in ways.items()
             }
             point = {"env_steps": 100, "seconds": 10.0 + seed, "cpu_seconds": 9.0, "evaluations": evaluations}
-            result = {"agent": name, "seed": seed, "sizes": sizes, "points": [point], "reached": False}
+            result = {"agent": name, "seed": seed, "sizes": sizes, "points": [point], "reached": False, "settings": {}}
             (folder / f"{name}__MiniGrid-Empty-5x5__{seed}.json").write_text(json.dumps(result))
     run("study.py", *STUDY, "--figures", "--environments", "MiniGrid-Empty-5x5", folder=tmp_path)
     table = (folder / "table.md").read_text()
@@ -164,6 +166,13 @@ def test_study_report(tmp_path):
     assert "| MiniGrid-Empty-5x5 | IRIS | 4 | 100 | 1.000 | 50% | 10.0 | 14 | 9 |" in table
     assert "Missing: random__MiniGrid-Empty-5x5__0, " in table
     assert (folder / "curves.png").stat().st_size > 10_000
+
+    changed = folder / "iris__MiniGrid-Empty-5x5__2.json"
+    changed.write_text(json.dumps(json.loads(changed.read_text()) | {"settings": {"burn_in": 3}}))
+    monkeypatch.syspath_prepend(EXAMPLES)
+    report, jobs = (importlib.import_module(f"study_parts.{name}") for name in ("report", "jobs"))
+    with pytest.raises(UsageError, match="5x5__2.json and .*5x5__0.json differ in burn_in; remove one"):
+        report.write_report(folder, jobs.Sizes(**sizes), ["MiniGrid-Empty-5x5"], range(5))
 
 
 def test_each_ablation_of_the_study_is_a_usable_config(monkeypatch):

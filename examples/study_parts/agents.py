@@ -1,6 +1,7 @@
 """How each agent learns, and how it plays when it is evaluated."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -114,7 +115,7 @@ def iris_config(job: Job) -> IRISConfig:
 
 def learn_iris(job: Job) -> Recorder:
     agent = IRISAgent(job.env_id, iris_config(job), seed=job.seed, device="cpu")
-    recorder, metrics = Recorder(job), {}
+    recorder, metrics = Recorder(job, asdict(agent.config)), {}
     way = f"temperature {agent.config.eval_temperature:g}"
     for event in agent.learn_events(job.env_steps):
         if isinstance(event, EpochEnded):
@@ -135,7 +136,7 @@ def learn_model_free(job: Job) -> Recorder:
         arguments |= dict(exploration_fraction=min(EXPLORATION_STEPS / job.env_steps, 1))
     kinds = {"ppo": PPO, "dqn": DQN, "recurrent_ppo": RecurrentPPO}
     model = kinds[job.agent](env=make_env(job.env_id), seed=job.seed, device="cpu", **arguments)
-    recorder = Recorder(job)
+    recorder = Recorder(job, arguments)
     model.learn(job.env_steps, callback=Evaluating(recorder))
     return recorder
 
@@ -155,7 +156,9 @@ def learn_in_dream(job: Job) -> Recorder:
 
     total = job.sizes.dream_steps
     recorder = Recorder(
-        job, checkpoints=[total * part // DREAM_EVALUATIONS for part in range(1, DREAM_EVALUATIONS + 1)]
+        job,
+        HYPERPARAMETERS["dream_ppo"],
+        checkpoints=[total * part // DREAM_EVALUATIONS for part in range(1, DREAM_EVALUATIONS + 1)],
     )
     model.learn(total, callback=Evaluating(recorder, reconstructed))
     before = iris["points"][-1]

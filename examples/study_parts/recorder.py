@@ -23,10 +23,13 @@ MAX_STEPS = 1_000
 
 
 class Recorder:
-    """What a job has found so far: `points`, one an evaluation."""
+    """What a job has found so far: `points`, one an evaluation. `settings` is all that the agent was run with."""
 
-    def __init__(self, job: Job, *, checkpoints: list[int] | None = None) -> None:
+    def __init__(
+        self, job: Job, settings: Mapping[str, Any] | None = None, *, checkpoints: list[int] | None = None
+    ) -> None:
         self.job = job
+        self.settings = dict(settings or {})
         self.points: list[dict[str, Any]] = []
         self.reached = False  # whether the job's goal was
         self._checkpoints = job.checkpoints() if checkpoints is None else checkpoints

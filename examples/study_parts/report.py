@@ -1,7 +1,7 @@
 """Results as JSON, and from them the table and the figures."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from statistics import median
@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from iris_gym.errors import UsageError
 from iris_gym.evaluation.atari_100k import CONFIDENCE, RESAMPLES, statistics
 from iris_gym.evaluation.figures import check_figures, save_figure
 from iris_gym.evaluation.files import write_atomically
@@ -30,6 +31,7 @@ LABELS = {
 def write_result(job: Job, recorder: Recorder) -> None:
     result = {name: value for name, value in asdict(job).items() if name != "folder" and value is not None}
     result |= {"points": recorder.points, "reached": recorder.reached, "versions": versions()}
+    result |= {"settings": recorder.settings}
     write_atomically(job.file, (json.dumps(result, indent=1) + "\n").encode())
 
 
@@ -53,6 +55,7 @@ def write_report(folder: Path, sizes: Sizes, environments: Sequence[str], seeds:
     check_figures()
     jobs = jobs_of(folder, sizes, AGENTS, environments, seeds)
     found = {job: result for job in jobs if (result := job.result()) is not None}
+    _check_settings(found)
     groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for job, result in found.items():
         groups.setdefault((job.environment, job.agent), []).append(result)
@@ -74,6 +77,17 @@ def write_report(folder: Path, sizes: Sizes, environments: Sequence[str], seeds:
     figure = folder / "curves.png"
     save_figure(figure, _figure(environments, groups))
     return [table, figure]
+
+
+def _check_settings(found: Mapping[Job, dict[str, Any]]) -> None:
+    """Raise `UsageError` where seeds of one agent were run with different settings: they are no sample of anything."""
+    first: dict[tuple[str, str], tuple[Job, dict[str, Any]]] = {}
+    for job, result in found.items():
+        settings = result["settings"]
+        other, expected = first.setdefault((job.environment, job.agent), (job, settings))
+        names = [name for name in expected | settings if expected.get(name) != settings.get(name)]
+        if names:
+            raise UsageError(f"{job.file} and {other.file} differ in {', '.join(names)}; remove one to run it again")
 
 
 def _table_of(environment: str, groups: dict[tuple[str, str], list[dict[str, Any]]]) -> str:

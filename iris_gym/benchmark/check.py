@@ -73,6 +73,7 @@ def _all_learning(config: IRISConfig, epochs: int) -> IRISConfig:
         settled_autoencoder_updates=0,
         autoencoder_first_updates=None,
         transformer_first_updates=None,
+        actor_critic_first_updates=None,
         total_epochs=1,  # with the last environment step training ends
     )
 

@@ -198,8 +198,7 @@ class Bench:
 
     def _segment(self, plan: LearnerPlan) -> Segment:
         """Always the same one, so that its frames are cached after the first update."""
-        generator = np.random.default_rng(0)
-        return self.replay.sample_segments(plan.batch_size, plan.segment_length, generator=generator, align=plan.align)
+        return plan.draw(self.replay, np.random.default_rng(0))
 
     @torch.no_grad()
     def _change_tokenizer(self) -> None:

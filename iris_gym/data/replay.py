@@ -89,6 +89,7 @@ class Replay:
         self._uniform = uniform
         self._episodes: list[Episode] = []
         self._episode_of_row: list[Episode] = []
+        self._rewarded: list[int] = []  # the rows with a reward
         self._open: dict[int, Episode] = {}
         self._rows = 0
         self._capacity = _counted_rows(self._folder, rows)
@@ -158,7 +159,7 @@ class Replay:
             self._grow()
         self._frames[self._rows] = frame
         self._steps[self._rows] = (action, reward, environment, terminated, truncated)
-        self._count_row(environment, terminated, truncated)
+        self._count_row(environment, reward, terminated, truncated)
 
     def truncate_open(self, environment: int | None = None) -> None:
         """Close the open episode of `environment`, or of all, as truncated: the environment was reset or exchanged.
@@ -183,12 +184,22 @@ class Replay:
         return self._frames[rows[max(0, len(rows) - length) :]]
 
     def sample_segments(
-        self, batch_size: int, length: int, *, generator: np.random.Generator, align: Literal["start", "end"]
+        self,
+        batch_size: int,
+        length: int,
+        *,
+        generator: np.random.Generator,
+        align: Literal["start", "end"],
+        before_rewards: float = 0.0,
+        lead: int = 1,
     ) -> Segment:
         """Draw B = `batch_size` segments of L = `length` steps, each around a step drawn as `uniform` says.
 
         With `align="start"` a segment starts at that step and is padded on the right (tokenizer and world model); with
         `align="end"` it ends at that step and is padded on the left (burn-in and imagination).
+
+        The share `before_rewards` of the segments is drawn around other steps, as far as there are rewards: uniformly
+        one that brought a reward, and of the `lead` steps of its episode up to it uniformly one.
 
         Raises:
             UsageError: the replay is empty.
@@ -196,16 +207,25 @@ class Replay:
         if not self._episodes:
             raise UsageError("the replay is empty; collect at least one step before sampling from it")
         if self._uniform == "steps":
-            drawn = generator.integers(self._rows, size=batch_size)
-            episodes = [self._episode_of_row[row] for row in drawn]
-            steps = np.array([episode.step_of(row) for episode, row in zip(episodes, drawn, strict=True)])
+            episodes, steps = self._steps_of(generator.integers(self._rows, size=batch_size))
         else:
             episodes = [self._episodes[index] for index in generator.integers(len(self._episodes), size=batch_size)]
             steps = generator.integers([len(episode) for episode in episodes])
+        if before_rewards and self._rewarded:
+            rewarded = int(generator.binomial(batch_size, before_rewards))
+            rows = np.array(self._rewarded)[generator.integers(len(self._rewarded), size=rewarded)]
+            episodes[:rewarded], latest = self._steps_of(rows)
+            steps[:rewarded] = generator.integers(np.maximum(latest + 1 - lead, 0), latest + 1)
         starts = steps if align == "start" else steps + 1 - length
         windows = [episode.window(start, start + length) for episode, start in zip(episodes, starts, strict=True)]
         rows, masks = zip(*windows, strict=True)
         return self._gather(np.stack(rows), np.stack(masks))
+
+    def _steps_of(self, rows: NDArray[np.int64]) -> tuple[list[Episode], NDArray[np.int64]]:
+        """The episode of each of `rows`, and which step of it the row is."""
+        episodes = [self._episode_of_row[row] for row in rows]
+        steps = [episode.step_of(row) for episode, row in zip(episodes, rows, strict=True)]
+        return episodes, np.array(steps, np.int64)
 
     def check_steps(self, num_actions: int, num_environments: int) -> None:
         """Raise `UsageError` for the first row that these environments cannot have given: the files may be anybody's.
@@ -266,11 +286,11 @@ class Replay:
             self._steps["truncated"][last] = False
 
     def _rebuild_episodes(self, rows: int) -> None:
-        columns = (self._steps[name][:rows].tolist() for name in ("environment", "terminated", "truncated"))
-        for environment, terminated, truncated in zip(*columns, strict=True):
-            self._count_row(environment, terminated, truncated)
+        columns = (self._steps[name][:rows].tolist() for name in ("environment", "reward", "terminated", "truncated"))
+        for row in zip(*columns, strict=True):
+            self._count_row(*row)
 
-    def _count_row(self, environment: int, terminated: bool, truncated: bool) -> None:
+    def _count_row(self, environment: int, reward: float, terminated: bool, truncated: bool) -> None:
         """Give the next row, already written, to its episode."""
         if environment not in self._open:
             self._open[environment] = Episode()
@@ -278,6 +298,8 @@ class Replay:
         episode = self._open[environment]
         episode.append(self._rows)
         self._episode_of_row.append(episode)
+        if reward:
+            self._rewarded.append(self._rows)
         episode.terminated, episode.truncated = bool(terminated), bool(truncated)
         if not episode.open:
             del self._open[environment]

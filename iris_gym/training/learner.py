@@ -4,11 +4,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from iris_gym.accelerate import PLAIN, Numerics
+from iris_gym.data.replay import Replay
 from iris_gym.errors import RunError
 from iris_gym.training.losses import Loss
 from iris_gym.training.parts import LossParts
@@ -46,6 +48,8 @@ class LearnerPlan:
     slow_after: int | None = None  # its last epoch at the full learning rate; None: all
     first_updates: int | None = None  # in its first epoch; None: as many as in any other
     settled_updates: int = 0  # in each epoch after `stop_after`, at the last learning rate
+    before_rewards: float = 0.0  # share of the segments whose steps are drawn from the `lead` steps up to a reward
+    lead: int = 1
 
     def updates_in(self, epoch: int) -> int:
         """Updates in `epoch`, counted from 1."""
@@ -56,6 +60,17 @@ class LearnerPlan:
         if epoch == self.start_after + 1 and self.first_updates is not None:
             return self.first_updates
         return self.updates_per_epoch
+
+    def draw(self, replay: Replay, generator: np.random.Generator) -> Segment:
+        """What one update learns from."""
+        return replay.sample_segments(
+            self.batch_size,
+            self.segment_length,
+            generator=generator,
+            align=self.align,
+            before_rewards=self.before_rewards,
+            lead=self.lead,
+        )
 
     def learning_rate_factor(self, epoch: int) -> float:
         """1 up to `slow_after`, from there falling linearly to `LAST_FACTOR` at `stop_after`, where it stays."""

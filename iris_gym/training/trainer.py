@@ -211,9 +211,7 @@ class Trainer:
     def _learn(self, learner: Learner) -> Iterator[Event]:
         plan = learner.plan
         while self.position.done < plan.updates_in(self.position.epoch):
-            segment = self.replay.sample_segments(
-                plan.batch_size, plan.segment_length, generator=self.generator, align=plan.align
-            )
+            segment = plan.draw(self.replay, self.generator)
             self.metrics.add(learner.name, learner.update(segment, self.position.epoch))
             self.position.done += 1
             yield UpdateDone(learner.name)

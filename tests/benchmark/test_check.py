@@ -14,7 +14,8 @@ def test_the_last_epochs_that_collect_are_projected_and_trained():
     """Of the schedule only its beginnings and a stop are passed over, so that every component learns as later on."""
     parts = []
     late = config(start_actor_critic_after=50, slow_autoencoder_after=2, stop_autoencoder_after=3)
-    late = late.replace(settled_autoencoder_updates=1, autoencoder_first_updates=9, transformer_first_updates=9)
+    first = dict(autoencoder_first_updates=9, transformer_first_updates=9, actor_critic_first_updates=9)
+    late = late.replace(settled_autoencoder_updates=1, **first)
     check = check_projection(late, 2, device="cpu", repeats=1, on_part=parts.append)
     assert parts == ["collect", "autoencoder", "world_model", "actor_critic", "epoch 1", "epoch 2", "epoch 3"]
     phases = check["benchmark"]["phases"]

@@ -233,6 +233,42 @@ def test_steps_are_uniform_where_that_is_wanted(align: Literal["start", "end"]):
         assert following == {1: 2, 3: 4, 4: 5, 5: 6, 6: 7, 8: 10, 9: 11}
 
 
+def with_rewards(folder: Path, *rewards: float) -> Replay:
+    """Two episodes in turn, each of every second row."""
+    replay = Replay(folder, chunk_rows=16, uniform="steps")
+    for row, reward in enumerate(rewards):
+        replay.append(make_frame(row), row, reward, False, False, row % 2)
+    replay.flush()
+    return replay
+
+
+def drawn_before_rewards(replay: Replay, share: float, **settings) -> NDArray[np.int64]:
+    """How often each row is among 12,000."""
+    settings = dict(align="end", before_rewards=share, lead=3) | settings
+    segment = replay.sample_segments(12_000, 2, generator=np.random.default_rng(0), **settings)
+    return np.bincount(segment.actions[:, 0 if settings["align"] == "start" else 1].numpy(), minlength=len(replay))
+
+
+@pytest.mark.parametrize("align", ["start", "end"])
+def test_a_share_of_the_steps_is_drawn_before_rewards(align: Literal["start", "end"], tmp_path):
+    """Rewards of either sign, each with the two steps before it in its own episode, as far as there are so many."""
+    with with_rewards(tmp_path, 0, 0, 1, 0, 0, 0, 0, 0, 0, -0.5) as replay:
+        counts = drawn_before_rewards(replay, 1.0, align=align)
+        expected = [3_000, 0, 3_000, 0, 0, 2_000, 0, 2_000, 0, 2_000]
+        assert np.abs(counts - expected).max() < 200 and not counts[np.array(expected) == 0].any()
+        half = drawn_before_rewards(replay, 0.5, align=align)
+        assert np.abs(half - (np.array(expected) / 2 + 600)).max() < 200
+    with Replay(tmp_path, chunk_rows=16, uniform="steps") as reopened:
+        assert drawn_before_rewards(reopened, 1.0, align=align).tolist() == counts.tolist()
+
+
+def test_without_rewards_there_is_nothing_before_them(tmp_path):
+    with with_rewards(tmp_path, 0, 0, 0, 0) as replay:
+        assert drawn_before_rewards(replay, 1.0).tolist() == drawn_before_rewards(replay, 0.0).tolist()
+        replay.append(make_frame(4), 4, 1.0, True, False)
+        assert drawn_before_rewards(replay, 1.0, lead=1).tolist() == [0, 0, 0, 0, 12_000]
+
+
 def test_the_seed_decides(replay: Replay):
     fill(replay, 20, 20)
     first, again, other = (sample(replay, 16, 2, "start", seed).actions for seed in (1, 1, 2))

@@ -52,8 +52,8 @@ class FakeReplay:
     def __init__(self) -> None:
         self.requests: list[tuple] = []
 
-    def sample_segments(self, batch_size, length, *, generator, align):
-        self.requests.append((batch_size, length, align))
+    def sample_segments(self, batch_size, length, *, generator, align, before_rewards, lead):
+        self.requests.append((batch_size, length, align, before_rewards, lead))
         return float(generator.random())
 
 
@@ -114,11 +114,13 @@ def test_components_start_after_and_stop_after_their_epochs():
 def test_learners_get_the_segments_their_plan_asks_for():
     learners = (
         FakeLearner("autoencoder", updates_per_epoch=1, batch_size=5),
-        FakeLearner("actor", updates_per_epoch=1, batch_size=7, segment_length=21, align="end"),
+        FakeLearner(
+            "actor", updates_per_epoch=1, batch_size=7, segment_length=21, align="end", before_rewards=0.5, lead=3
+        ),
     )
     running = trainer(*learners)
     list(running.run(3))
-    assert running.replay.requests == [(5, 1, "start"), (7, 21, "end")]
+    assert running.replay.requests == [(5, 1, "start", 0.0, 1), (7, 21, "end", 0.5, 3)]
 
 
 def test_epochs_are_counted_from_one_and_report_means():
