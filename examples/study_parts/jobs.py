@@ -33,6 +33,7 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "learning behind ends": dict(learn_after_end=True),
     "episodes drawn uniformly": dict(sample_uniformly="episodes"),
     "random heads": dict(zero_heads=False),
+    "dreams from anywhere": dict(dreams_before_rewards=0.0),
     "no random steps": dict(random_steps=0),
 }
 """By its name, what is changed in the preset."""
