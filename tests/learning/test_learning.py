@@ -14,8 +14,9 @@ from iris_gym import IRISAgent, IRISConfig
 from iris_gym.models import actor_critic
 from iris_gym.models.world_model import WorldModel
 
-ENOUGH = 0.5
-"""Of the return: uniformly random actions get 0.2 on average, and the most that can be had is 0.955."""
+ENOUGH = 0.8
+"""Of the return: uniformly random actions get 0.2 on average, an agent that looks no further than its next step gets
+0.6, and the most that can be had is 0.955, which seeds 0, 1 and 2 all came to."""
 
 
 def learned_return() -> float:
