@@ -19,6 +19,7 @@ import sys
 import tempfile
 import warnings
 import weakref
+from array import array
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -89,7 +90,7 @@ class Replay:
         self._uniform = uniform
         self._episodes: list[Episode] = []
         self._episode_of_row: list[Episode] = []
-        self._rewarded: list[int] = []  # the rows with a reward
+        self._rewarded = array("q")  # the rows with a reward
         self._open: dict[int, Episode] = {}
         self._rows = 0
         self._capacity = _counted_rows(self._folder, rows)
@@ -213,7 +214,8 @@ class Replay:
             steps = generator.integers([len(episode) for episode in episodes])
         if before_rewards and self._rewarded:
             rewarded = int(generator.binomial(batch_size, before_rewards))
-            rows = np.array(self._rewarded)[generator.integers(len(self._rewarded), size=rewarded)]
+            drawn = generator.integers(len(self._rewarded), size=rewarded)
+            rows = np.frombuffer(self._rewarded, np.int64)[drawn]  # a view for this line alone: lent memory cannot grow
             episodes[:rewarded], latest = self._steps_of(rows)
             steps[:rewarded] = generator.integers(np.maximum(latest + 1 - lead, 0), latest + 1)
         starts = steps if align == "start" else steps + 1 - length
