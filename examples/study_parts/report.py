@@ -214,6 +214,7 @@ def _figure(environments: Sequence[str], groups: dict[tuple[str, str], list[dict
                     axes.vlines(places, *estimates[:, 1:].T, color=style["color"])
         panels[0, column].set(title=environment, xlabel="environment steps")
         panels[1, column].set(xlabel="training seconds, one core", xscale="log")
+        panels[1, column].xaxis.set_minor_formatter("")  # over less than two decades its labels overlap
         for axes in panels[:, column]:
             axes.grid(alpha=0.3)
     handles, labels = panels[0, 0].get_legend_handles_labels()

@@ -142,7 +142,11 @@ def test_a_video_has_every_image_at_its_pace(tmp_path):
     assert clip.fps == 10 and clip.size == [96, 64] and clip.duration == pytest.approx(2, abs=0.15)
     for index, frame in enumerate(itertools.islice(clip.iter_frames(), 20)):
         assert abs(frame.astype(int) - 10 * index).max() <= 4
+    ffmpeg = clip.reader.proc
     clip.close()
+    for pipe in (ffmpeg.stdout, ffmpeg.stderr):  # left open by MoviePy where ffmpeg has ended by itself before
+        pipe.close()
+    ffmpeg.wait()
     assert [file.name for file in path.parent.iterdir()] == ["clip.mp4"]
 
 
