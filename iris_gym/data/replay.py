@@ -207,21 +207,30 @@ class Replay:
         """
         if not self._episodes:
             raise UsageError("the replay is empty; collect at least one step before sampling from it")
-        if self._uniform == "steps":
-            episodes, steps = self._steps_of(generator.integers(self._rows, size=batch_size))
-        else:
-            episodes = [self._episodes[index] for index in generator.integers(len(self._episodes), size=batch_size)]
-            steps = generator.integers([len(episode) for episode in episodes])
+        episodes, steps = self._draw(batch_size, generator)
         if before_rewards and self._rewarded:
-            rewarded = int(generator.binomial(batch_size, before_rewards))
-            drawn = generator.integers(len(self._rewarded), size=rewarded)
-            rows = np.frombuffer(self._rewarded, np.int64)[drawn]  # a view for this line alone: lent memory cannot grow
-            episodes[:rewarded], latest = self._steps_of(rows)
-            steps[:rewarded] = generator.integers(np.maximum(latest + 1 - lead, 0), latest + 1)
+            others = int(generator.binomial(batch_size, before_rewards))
+            episodes[:others], steps[:others] = self._draw_before_rewards(others, lead, generator)
         starts = steps if align == "start" else steps + 1 - length
         windows = [episode.window(start, start + length) for episode, start in zip(episodes, starts, strict=True)]
         rows, masks = zip(*windows, strict=True)
         return self._gather(np.stack(rows), np.stack(masks))
+
+    def _draw(self, count: int, generator: np.random.Generator) -> tuple[list[Episode], NDArray[np.int64]]:
+        """Steps, each as its episode and which step of it, drawn as `uniform` says."""
+        if self._uniform == "steps":
+            return self._steps_of(generator.integers(self._rows, size=count))
+        episodes = [self._episodes[index] for index in generator.integers(len(self._episodes), size=count)]
+        return episodes, generator.integers([len(episode) for episode in episodes])
+
+    def _draw_before_rewards(
+        self, count: int, lead: int, generator: np.random.Generator
+    ) -> tuple[list[Episode], NDArray[np.int64]]:
+        """The same, from the `lead` steps up to each reward."""
+        drawn = generator.integers(len(self._rewarded), size=count)
+        # The view must not outlive this line: an array that lends its memory cannot grow.
+        episodes, rewarded = self._steps_of(np.frombuffer(self._rewarded, np.int64)[drawn])
+        return episodes, generator.integers(np.maximum(rewarded + 1 - lead, 0), rewarded + 1)
 
     def _steps_of(self, rows: NDArray[np.int64]) -> tuple[list[Episode], NDArray[np.int64]]:
         """The episode of each of `rows`, and which step of it the row is."""
