@@ -171,7 +171,7 @@ def test_study_report(tmp_path, monkeypatch):
     changed.write_text(json.dumps(json.loads(changed.read_text()) | {"settings": {"burn_in": 3}}))
     monkeypatch.syspath_prepend(EXAMPLES)
     report, jobs = (importlib.import_module(f"study_parts.{name}") for name in ("report", "jobs"))
-    with pytest.raises(UsageError, match="5x5__2.json and .*5x5__0.json differ in burn_in; remove one"):
+    with pytest.raises(UsageError, match="IRIS in MiniGrid-Empty-5x5: seeds 0 and 2 .* another burn_in; remove"):
         report.write_report(folder, jobs.Sizes(**sizes), ["MiniGrid-Empty-5x5"], range(5))
 
 

@@ -1,7 +1,7 @@
 """Results as JSON, and from them the table and the figures."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from statistics import median
@@ -30,8 +30,8 @@ LABELS = {
 
 def write_result(job: Job, recorder: Recorder) -> None:
     result = {name: value for name, value in asdict(job).items() if name != "folder" and value is not None}
-    result |= {"points": recorder.points, "reached": recorder.reached, "versions": versions()}
-    result |= {"settings": recorder.settings}
+    result |= {"points": recorder.points, "reached": recorder.reached}
+    result |= {"versions": versions(), "settings": recorder.settings}
     write_atomically(job.file, (json.dumps(result, indent=1) + "\n").encode())
 
 
@@ -55,10 +55,11 @@ def write_report(folder: Path, sizes: Sizes, environments: Sequence[str], seeds:
     check_figures()
     jobs = jobs_of(folder, sizes, AGENTS, environments, seeds)
     found = {job: result for job in jobs if (result := job.result()) is not None}
-    _check_settings(found)
     groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for job, result in found.items():
         groups.setdefault((job.environment, job.agent), []).append(result)
+    for (environment, agent), results in groups.items():
+        _check_settings(f"{LABELS[agent]} in {environment}", results)
     missing = [job.name for job in jobs if job not in found]
     text = [
         f"{len(seeds)} seeds, {sizes.episodes} episodes an evaluation, IRIS `{sizes.preset}`. Interquartile means over "
@@ -79,15 +80,17 @@ def write_report(folder: Path, sizes: Sizes, environments: Sequence[str], seeds:
     return [table, figure]
 
 
-def _check_settings(found: Mapping[Job, dict[str, Any]]) -> None:
-    """Raise `UsageError` where seeds of one agent were run with different settings: they are no sample of anything."""
-    first: dict[tuple[str, str], tuple[Job, dict[str, Any]]] = {}
-    for job, result in found.items():
-        settings = result["settings"]
-        other, expected = first.setdefault((job.environment, job.agent), (job, settings))
-        names = [name for name in expected | settings if expected.get(name) != settings.get(name)]
+def _check_settings(what: str, results: Sequence[dict[str, Any]]) -> None:
+    """Raise `UsageError` where seeds were run with different settings: they are no sample of anything."""
+    first, *others = results
+    for other in others:
+        one, two = first["settings"], other["settings"]
+        names = [name for name in one | two if one.get(name) != two.get(name)]
         if names:
-            raise UsageError(f"{job.file} and {other.file} differ in {', '.join(names)}; remove one to run it again")
+            raise UsageError(
+                f"{what}: seeds {first['seed']} and {other['seed']} were run with another {', '.join(names)}; "
+                "remove the file of one to run it again"
+            )
 
 
 def _table_of(environment: str, groups: dict[tuple[str, str], list[dict[str, Any]]]) -> str:
@@ -126,6 +129,7 @@ def _longer_table(folder: Path, sizes: Sizes, environments: Sequence[str], seeds
                 if (file := folder / f"{agent}__longer__{environment}__{seed}.json").exists()
             ]
             if results:
+                _check_settings(f"{LABELS[agent]} for longer in {environment}", results)
                 taken = [
                     f"{result['points'][-1]['env_steps']:,}" if result["reached"] else f">{result['longest']:,}"
                     for result in results
@@ -145,6 +149,7 @@ def _ablations_table(folder: Path, sizes: Sizes, seeds: Sequence[int]) -> list[s
         return []
     rows = []
     for name, results in by_name.items():
+        _check_settings(f"ablation {name or sizes.preset}", results)
         way = way_to_play(results)
         means = [result["points"][-1]["evaluations"][way]["mean"] for result in results]
         changes = ", ".join(f"`{field}={value}`" for field, value in ABLATIONS[name].items()) if name else "none"
