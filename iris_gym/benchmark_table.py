@@ -109,7 +109,10 @@ def power(exponent: float | None) -> str:
 def remarks(result: Mapping[str, Any], other: Mapping[str, Any] | None = None) -> Iterator[str]:
     """What there is to say below the table, line by line."""
     peaks = ", ".join(f"{flops / 1e9:,.0f} in {name}" for name, flops in result["matrix_product_flops"].items())
-    yield f"computed in {result['precision']}, CPU threads {result['threads']}, {result['allocator']} allocator"
+    yield (
+        f"computed in {result['precision']}, CPU threads {result['threads']} that spin {result['spins']} times, "
+        f"{result['allocator']} allocator"
+    )
     yield f"of peak: products and convolutions alone, against the machine's matrix product (GFLOP/s: {peaks})"
     yield "memory: what a phase takes beyond the networks, the libraries and what else is in use before it"
     yield from _cache_remarks(result["phases"])
@@ -126,7 +129,7 @@ def remarks(result: Mapping[str, Any], other: Mapping[str, Any] | None = None) -
         yield f"a full run takes {result['full_run_hours']:.2f} hours: {result['full_run_formula']}"
         yield "in a full run: " + ", ".join(_shares(result))
     if other:
-        names = ("preset", "device", "machine", "threads", "allocator", "precision", "config")
+        names = ("preset", "device", "machine", "threads", "spins", "allocator", "precision", "config")
         differing = [name for name in names if other.get(name) != result[name]]
         if differing:
             yield f"the other result differs from this one in {', '.join(differing)}"

@@ -36,6 +36,7 @@ def result(**phases: dict) -> dict:
         "matrix_product_flops": {"float32": 2e9, "bf16": 4e9},
         "precision": "float32",
         "threads": 1,
+        "spins": "1000",
         "allocator": "tuned",
         "config": {},
     }
@@ -70,7 +71,7 @@ def test_without_a_comparison_there_is_no_column_for_it():
 def test_remarks_name_the_formula_and_what_differs():
     cached = entry(3.0, warm_median_s=2.0, cold_median_s=5.0, cold_frames=90, amortised_frames={"encode": 7.25})
     this = result(dream=entry(1.0, ratio_to_bare=1.0512), world_model=cached)
-    lines = "\n".join(remarks(this, this | {"threads": 2, "device": "cuda"}))
+    lines = "\n".join(remarks(this, this | {"threads": 2, "spins": "9", "device": "cuda"}))
     assert "dream environment / bare dynamics loop: 1.051" in lines
     assert "imagined step: 1,234, per transformer pass: 56" in lines
     assert "GFLOP/s: 2 in float32, 4 in bf16" in lines
@@ -78,7 +79,7 @@ def test_remarks_name_the_formula_and_what_differs():
     assert "a full run takes 1.50 hours: env steps × collect" in lines
     assert "collect × 100,000 1.50 h" in lines
     assert "LPIPS" not in lines
-    assert lines.endswith("the other result differs from this one in device, threads")
+    assert lines.endswith("the other result differs from this one in device, threads, spins")
 
 
 def test_a_stand_in_for_lpips_is_named_where_it_was_timed():

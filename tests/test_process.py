@@ -10,13 +10,35 @@ from iris_gym import process
 IN_A_PROCESS_OF_ITS_OWN = "from iris_gym.process import tune_allocator; import numpy; print(tune_allocator());"
 
 
-def test_threads_are_patient_unless_the_user_says_otherwise(monkeypatch):
+def no_load():
+    raise OSError("not known")
+
+
+@pytest.mark.parametrize(
+    ("load", "cores", "spins"),
+    [
+        (lambda: (0.4, 2.0, 2.0), 2, "10000"),
+        (lambda: (0.6, 0.0, 0.0), 2, "1000"),
+        (lambda: (3.0, 0.0, 0.0), 16, "10000"),
+        (no_load, 2, "10000"),
+        (None, 2, "10000"),
+    ],
+)
+def test_threads_spin_for_less_long_beside_other_work(monkeypatch, load, cores, spins):
+    monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
+    monkeypatch.setattr(process.os, "cpu_count", lambda: cores)
+    if load is None:
+        monkeypatch.delattr(process.os, "getloadavg")
+    else:
+        monkeypatch.setattr(process.os, "getloadavg", load)
+    process.limit_spinning()
+    assert os.environ["GOMP_SPINCOUNT"] == spins
+
+
+def test_how_long_threads_spin_is_for_the_user_to_say(monkeypatch):
     monkeypatch.setenv("GOMP_SPINCOUNT", "30000")
     process.limit_spinning()
     assert os.environ["GOMP_SPINCOUNT"] == "30000"
-    monkeypatch.delenv("GOMP_SPINCOUNT")
-    process.limit_spinning()
-    assert os.environ["GOMP_SPINCOUNT"] == "1000"
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="an allocator that has no such settings")

@@ -1,5 +1,6 @@
 """Measure the phases of a run, and project it."""
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
@@ -150,6 +151,7 @@ def benchmark(
         "perceptual_distance": "LPIPS over a VGG16 of random weights" if config.perceptual_weight else None,
         "threads": torch.get_num_threads(),
         "allocator": process.allocator,
+        "spins": os.environ.get(process.SPIN_SETTING, "default"),
         "machine": machine(chosen_device),
         "config": config.to_dict(),
         "versions": versions(),
