@@ -22,6 +22,11 @@ def by_products(x: Tensor) -> bool:
     return x.device.type == "cpu" and x.dtype == torch.bfloat16
 
 
+def rounded_span(places: int, most: int) -> int:
+    """So many places, rounded up to a whole number of `SPAN_STEP`s, but `most` at most."""
+    return min(math.ceil(places / SPAN_STEP) * SPAN_STEP, most)
+
+
 def attend(query: Tensor, keys: Tensor, values: Tensor, hidden: Tensor | None = None) -> Tensor:
     """From T queries (B, heads, T, head_dim) to S keys and values (B, heads, S, head_dim): (B, heads, T, head_dim).
 

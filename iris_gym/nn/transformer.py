@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from iris_gym.nn.attention import SPAN_STEP, attend, by_products, causal_attention
+from iris_gym.nn.attention import attend, by_products, causal_attention, rounded_span
 from iris_gym.nn.dropout import Dropout
 
 
@@ -16,47 +16,53 @@ from iris_gym.nn.dropout import Dropout
 class KeyValueCache:
     """Keys and values of what each row of a batch has read.
 
-    `forward` of the transformer writes into the tensor in place and advances `lengths`. `longest` is an upper bound
-    of the lengths known to the host: reading only that far saves memory traffic, and asking the device for the
-    lengths would stall it.
+    `forward_cached` of the transformer writes into the tensor in place and advances `lengths`. `longest` is an upper
+    bound of the lengths known to the host: reading only that far saves memory traffic, and asking the device for the
+    lengths would stall it. All places are there from the start, but where plain products read them: these take a part
+    of a tensor only after copying it, so there the tensor grows with what is read, and is always read as a whole.
     """
 
-    keys_values: Tensor  # (layers, 2, B, heads, capacity, head_dim)
+    keys_values: Tensor  # (layers, 2, B, heads, room, head_dim), room up to `capacity`
     lengths: Tensor  # (B,) int64, tokens read by each row
     longest: int
-
-    @property
-    def capacity(self) -> int:
-        return self.keys_values.shape[4]
+    capacity: int  # tokens that a row can read
 
     @property
     def span(self) -> int:
         """How many places to read, `longest` at least."""
-        step = SPAN_STEP if by_products(self.keys_values) else 1
-        return min(math.ceil(self.longest / step) * step, self.capacity)
+        return self.keys_values.shape[4] if by_products(self.keys_values) else self.longest
+
+    def reach(self, longest: int) -> None:
+        """Have room for rows of `longest` tokens, or as many as `capacity` allows."""
+        self.longest, room = min(longest, self.capacity), self.keys_values.shape[4]
+        if self.longest > room:
+            *before, _, head_dim = self.keys_values.shape
+            grown = self.keys_values.new_zeros(*before, rounded_span(self.longest, self.capacity), head_dim)
+            grown[..., :room, :] = self.keys_values
+            self.keys_values = grown
 
     def clone(self) -> "KeyValueCache":
-        return KeyValueCache(self.keys_values.clone(), self.lengths.clone(), self.longest)
+        return KeyValueCache(self.keys_values.clone(), self.lengths.clone(), self.longest, self.capacity)
 
     def put(self, rows: Tensor, other: "KeyValueCache") -> None:
         """Replace `rows` (R,) by the R rows of another cache, a smaller one too."""
-        self.keys_values[:, :, rows, :, : other.capacity] = other.keys_values
+        self.reach(max(self.longest, other.longest))
+        self.keys_values[:, :, rows, :, : other.longest] = other.keys_values[..., : other.longest, :]
         self.lengths[rows] = other.lengths
-        self.longest = max(self.longest, other.longest)
 
     def put_where(self, mask: Tensor, other: "KeyValueCache", chosen: Tensor) -> None:
         """Replace each row in `mask` (B,) bool by the row `chosen` (B,) int64 of another cache, a smaller one too.
 
         Which rows these are is not asked of the device.
         """
-        mine, here = self.keys_values[..., : other.capacity, :], mask[:, None, None, None]
-        mine.copy_(torch.where(here, other.keys_values[:, :, chosen], mine))
+        self.reach(max(self.longest, other.longest))
+        mine, theirs = (cache.keys_values[..., : other.longest, :] for cache in (self, other))
+        mine.copy_(torch.where(mask[:, None, None, None], theirs[:, :, chosen], mine))
         self.lengths = torch.where(mask, other.lengths[chosen], self.lengths)
-        self.longest = max(self.longest, other.longest)
 
     def first(self, count: int) -> "KeyValueCache":
         """A copy of the first `count` places."""
-        return KeyValueCache(self.keys_values[..., :count, :].clone(), self.lengths.clone(), self.longest)
+        return KeyValueCache(self.keys_values[..., :count, :].clone(), self.lengths.clone(), self.longest, count)
 
 
 class SelfAttention(nn.Module):
@@ -152,7 +158,7 @@ class Transformer(nn.Module):
         """Read T more tokens of each row behind what the cache holds, and add them to it; returns (B, T, D)."""
         new, device = embeddings.shape[1], embeddings.device
         places = cache.lengths[:, None] + torch.arange(new, device=device) if new > 1 else cache.lengths[:, None]
-        cache.longest = min(cache.longest + new, cache.capacity)
+        cache.reach(cache.longest + new)
         beyond = torch.arange(cache.span, device=device) > places[:, None, :, None]
         hidden = torch.zeros_like(beyond, dtype=cache.keys_values.dtype).masked_fill_(beyond, -math.inf)
         rows = torch.arange(len(places), device=device)[:, None]
@@ -166,6 +172,8 @@ class Transformer(nn.Module):
         """A cache for `batch` rows that have read nothing, of `capacity` tokens a row. None: all that fit."""
         weight = self.position_embedding.weight
         heads = self.blocks[0].attention.heads
-        shape = (len(self.blocks), 2, batch, heads, capacity or weight.shape[0], weight.shape[1] // heads)
+        capacity = capacity or weight.shape[0]
+        room = rounded_span(1, capacity) if by_products(weight) else capacity
+        keys_values = weight.new_zeros(len(self.blocks), 2, batch, heads, room, weight.shape[1] // heads)
         lengths = torch.zeros(batch, dtype=torch.int64, device=weight.device)
-        return KeyValueCache(weight.new_zeros(shape), lengths, 0)
+        return KeyValueCache(keys_values, lengths, 0, capacity)

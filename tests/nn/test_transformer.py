@@ -104,12 +104,30 @@ def test_reading_in_bf16_stays_close_to_float32(chunks):
     torch.testing.assert_close(answers.float(), model(x), rtol=0, atol=0.08)
 
 
-def test_bf16_reads_few_different_spans_and_never_beyond_the_capacity():
+def test_a_bf16_cache_grows_in_few_steps_and_is_read_as_a_whole():
     cache, spans = transformer(max_tokens=70).to(torch.bfloat16).empty_cache(1), set()
-    for cache.longest in range(1, 71):
-        assert cache.longest <= cache.span <= cache.capacity
+    for longest in range(1, 73):
+        cache.reach(longest)
+        assert cache.longest == min(longest, 70) <= cache.span == cache.keys_values.shape[4]
         spans.add(cache.span)
     assert spans == {SPAN_STEP, 2 * SPAN_STEP, 70}
+
+
+@pytest.mark.parametrize("everywhere", [False, True], ids=["put", "put_where"])
+@torch.no_grad()
+def test_a_bf16_cache_takes_longer_rows_than_it_has_room_for(everywhere):
+    model, long, short = transformer(max_tokens=80).to(torch.bfloat16), inputs(1, 50), inputs(2, 3, seed=1)
+    long, short = long.to(torch.bfloat16), short.to(torch.bfloat16)
+    cache, other = model.empty_cache(2), model.empty_cache(1)
+    model.forward_cached(short[:, :2], cache)
+    model.forward_cached(long[:, :49], other)
+    if everywhere:
+        cache.put_where(torch.tensor([False, True]), other, torch.tensor([0, 0]))
+    else:
+        cache.put(torch.tensor([1]), other)
+    answers = model.forward_cached(torch.stack((short[0, 2:], long[0, 49:])), cache)
+    torch.testing.assert_close(answers[0], model(short)[0, 2:], rtol=0, atol=0.08)
+    torch.testing.assert_close(answers[1], model(long)[0, 49:], rtol=0, atol=0.08)
 
 
 @torch.no_grad()
