@@ -109,6 +109,16 @@ def test_bf16_agreement(tmp_path):
     assert [line.split()[0] for line in answer.splitlines()][:2] == ["encode", "next_token"]
 
 
+@pytest.mark.slow
+def test_world_model_curve(tmp_path):
+    flags = "--out curve --size tiny --env MinAtar/Breakout-v1 --steps 120 --every 60 --games 1".split()
+    run("world_model_curve.py", *flags, folder=tmp_path)
+    points = json.loads((tmp_path / "curve" / "curve.json").read_text())["points"]
+    assert [point["env_steps"] for point in points] == [60, 120]
+    assert all(0 <= point["token_accuracy_dream"]["1"] <= 1 for point in points)
+    assert (tmp_path / "curve" / "curve.png").stat().st_size > 10_000
+
+
 STUDY = "--out results --preset tiny --steps 100 --episodes 2 --dream-steps 1024".split()
 
 

@@ -1,0 +1,79 @@
+"""How good the world model is after so many steps, each time held against new games of the agent as it then is.
+
+python examples/world_model_curve.py --env ALE/Pong-v5 --steps 6000 --out pong_curve
+"""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from time import process_time
+from typing import Any
+
+import tyro
+from matplotlib.figure import Figure
+
+from iris_gym import IRISAgent, report
+from iris_gym.config import preset
+from iris_gym.evaluation.findings import floats
+
+HORIZONS = (1, 5, 10, 20)
+
+
+def recall(guesses: list[int], right: int) -> float | None:
+    return guesses[right] / sum(guesses) if sum(guesses) else None
+
+
+def point(findings: dict[str, Any], cpu_seconds: float) -> dict[str, Any]:
+    """What of a report goes into the curve."""
+    confusion, horizons = findings["reward"]["confusion"], findings["by_horizon"]
+    shown = ("token_accuracy_dream", "token_accuracy_start_kept", "pixel_error_dream", "pixel_error_start_kept")
+    return {
+        "env_steps": findings["protocol"]["env_steps_trained"],
+        "updates": findings["protocol"]["updates"],
+        "cpu_seconds": round(cpu_seconds, 1),
+        "token_accuracy": findings["tokens"]["accuracy"]["mean"],
+        "token_accuracy_last_kept": findings["tokens"]["last_frame_kept"]["mean"],
+        "rewards": {"negative": sum(confusion[0]), "positive": sum(confusion[2])},
+        "reward_recall": {name: recall(confusion[row], row) for name, row in (("negative", 0), ("positive", 2))},
+        **{name: {str(h): horizons[name]["mean"][h - 1] for h in HORIZONS} for name in shown},
+    }
+
+
+def draw(points: list[dict[str, Any]], title: str, path: Path) -> None:
+    figure = Figure(figsize=(11, 3.4), layout="constrained")
+    tokens, rewards, dreams = axes = figure.subplots(1, 3)
+    steps = [point["env_steps"] for point in points]
+    tokens.plot(steps, [point["token_accuracy"] for point in points], "o-", label="world model")
+    tokens.plot(steps, [point["token_accuracy_last_kept"] for point in points], "o:", label="last frame kept")
+    tokens.set(title="next frame's tokens right", xlabel="environment steps")
+    for name in ("negative", "positive"):
+        rewards.plot(steps, floats([point["reward_recall"][name] for point in points]), "o-", label=name)
+    rewards.set(title="recall of rewards", xlabel="environment steps", ylim=(-0.05, 1.05))
+    for one in points:
+        dreams.plot(HORIZONS, floats([*one["pixel_error_dream"].values()]), "o-", label=f"{one['env_steps']:,} steps")
+    dreams.plot(HORIZONS, floats([*points[-1]["pixel_error_start_kept"].values()]), "k:", label="start frame kept")
+    dreams.set(title="squared pixel error of a dream", xlabel="dreamt steps", yscale="log")
+    for each in axes:
+        each.legend(fontsize="small")
+    figure.suptitle(title)
+    figure.savefig(path, dpi=110)
+
+
+def main(
+    out: Path, env: str = "ALE/Pong-v5", size: str = "small", steps: int = 6000, every: int = 1000, games: int = 4
+) -> None:
+    """Train an agent of the preset `size`; after every `every` steps write a report, curve.json and curve.png."""
+    out.mkdir(parents=True, exist_ok=True)
+    agent, points, cpu_seconds = IRISAgent(env, preset(size).replace(eval_interval=0), seed=0), [], 0.0
+    while agent.num_timesteps < steps:
+        before = process_time()
+        agent.learn(every, reset_num_timesteps=False)
+        cpu_seconds += process_time() - before
+        page = report(agent, out=out / f"report_{agent.num_timesteps:06d}.html", episodes=games)
+        points.append(point(json.loads(page.with_suffix(".json").read_text()), cpu_seconds))
+        (out / "curve.json").write_text(json.dumps({"env": env, "config": asdict(agent.config), "points": points}))
+        draw(points, f"{env}, preset {size}, {games} games a report", out / "curve.png")
+
+
+if __name__ == "__main__":
+    tyro.cli(main)
