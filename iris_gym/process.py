@@ -28,8 +28,8 @@ def limit_spinning() -> None:
     The thousands of small operations of a transformer follow each other within microseconds, and a thread that has
     gone to sleep between two of them is woken slowly: on an idle machine of two cores, `SPINS` took two thirds of the
     time of `SPINS_BESIDE_OTHERS`. But where another program wants a core as well, each operation may wait for a thread
-    that is not scheduled while the other one spins: there it took twice as long, and GNU OpenMP's own 300,000 up to ten
-    times.
+    that is not scheduled while the other one spins: there it took about twice as long, and 100,000, a third of what GNU
+    OpenMP does by itself, eight times.
     """
     os.environ.setdefault(SPIN_SETTING, str(SPINS_BESIDE_OTHERS if others_at_work() else SPINS))
 
