@@ -239,7 +239,7 @@ class DreamVectorEnv(VectorEnv):
         dream = self._running("get_state")
         assert self._generator is not None
         return DreamSnapshot(
-            dream=DreamState(dream.frame_tokens, dream.between, dream.cache.first(dream.cache.longest)),
+            dream=DreamState(dream.frame_tokens, dream.between, dream.cache.compact()),
             episodes=self._episodes,
             ended=self._ended,
             pool=self._pool,

@@ -60,9 +60,10 @@ class KeyValueCache:
         mine.copy_(torch.where(mask[:, None, None, None], theirs[:, :, chosen], mine))
         self.lengths = torch.where(mask, other.lengths[chosen], self.lengths)
 
-    def first(self, count: int) -> "KeyValueCache":
-        """A copy of the first `count` places."""
-        return KeyValueCache(self.keys_values[..., :count, :].clone(), self.lengths.clone(), self.longest, count)
+    def compact(self) -> "KeyValueCache":
+        """A copy with room for nothing more."""
+        read = self.keys_values[..., : self.longest, :].clone()
+        return KeyValueCache(read, self.lengths.clone(), self.longest, capacity=self.longest)
 
 
 class SelfAttention(nn.Module):

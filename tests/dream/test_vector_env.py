@@ -207,7 +207,8 @@ def test_a_branch_repeats_the_dream_or_leaves_it(make_dream, mode):
 def test_a_branch_holds_no_more_than_was_read(make_dream):
     env = make_dream()
     env.reset()
-    assert env.get_state().dream.cache.capacity == 3  # of 20
+    cache = env.get_state().dream.cache
+    assert cache.capacity == cache.keys_values.shape[4] == 3  # of 20
 
 
 def test_start_frames_from_a_source_and_in_either_layout(make_dream, unscripted, some_frames):
