@@ -110,7 +110,7 @@ def remarks(result: Mapping[str, Any], other: Mapping[str, Any] | None = None) -
     """What there is to say below the table, line by line."""
     peaks = ", ".join(f"{flops / 1e9:,.0f} in {name}" for name, flops in result["matrix_product_flops"].items())
     yield (
-        f"computed in {result['precision']}, CPU threads {result['threads']} that spin {result['spins']} times, "
+        f"computed in {result['precision']}, CPU threads {result['threads']} (spins {result['spins']}), "
         f"{result['allocator']} allocator"
     )
     yield f"of peak: products and convolutions alone, against the machine's matrix product (GFLOP/s: {peaks})"
