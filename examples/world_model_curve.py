@@ -1,6 +1,6 @@
 """How good the world model is after so many steps, each time held against new games of the agent as it then is.
 
-python examples/world_model_curve.py --env ALE/Pong-v5 --steps 6000 --out pong_curve
+python examples/world_model_curve.py --env-id ALE/Pong-v5 --total-timesteps 6000 --out pong_curve
 """
 
 import json
@@ -13,10 +13,10 @@ import tyro
 from matplotlib.figure import Figure
 
 from iris_gym import IRISAgent, report
-from iris_gym.config import preset
+from iris_gym.config import preset as config_of
 from iris_gym.evaluation.findings import floats
 
-HORIZONS = (1, 5, 10, 20)
+HORIZONS, GAMES = (1, 5, 10, 20), 4
 
 
 def recall(guesses: list[int], right: int) -> float | None:
@@ -60,19 +60,19 @@ def draw(points: list[dict[str, Any]], title: str, path: Path) -> None:
 
 
 def main(
-    out: Path, env: str = "ALE/Pong-v5", size: str = "small", steps: int = 6000, every: int = 1000, games: int = 4
+    out: Path, env_id: str = "ALE/Pong-v5", preset: str = "small", total_timesteps: int = 6000, every: int = 1000
 ) -> None:
-    """Train an agent of the preset `size`; after every `every` steps write a report, curve.json and curve.png."""
+    """Train an agent; after every `every` steps write a report, curve.json and curve.png."""
     out.mkdir(parents=True, exist_ok=True)
-    agent, points, cpu_seconds = IRISAgent(env, preset(size).replace(eval_interval=0), seed=0), [], 0.0
-    while agent.num_timesteps < steps:
+    agent, points, cpu_seconds = IRISAgent(env_id, config_of(preset).replace(eval_interval=0), seed=0), [], 0.0
+    while agent.num_timesteps < total_timesteps:
         before = process_time()
         agent.learn(every, reset_num_timesteps=False)
         cpu_seconds += process_time() - before
-        page = report(agent, out=out / f"report_{agent.num_timesteps:06d}.html", episodes=games)
+        page = report(agent, out=out / f"report_{agent.num_timesteps:06d}.html", episodes=GAMES)
         points.append(point(json.loads(page.with_suffix(".json").read_text()), cpu_seconds))
-        (out / "curve.json").write_text(json.dumps({"env": env, "config": asdict(agent.config), "points": points}))
-        draw(points, f"{env}, preset {size}, {games} games a report", out / "curve.png")
+        (out / "curve.json").write_text(json.dumps({"env": env_id, "config": asdict(agent.config), "points": points}))
+        draw(points, f"{env_id}, preset {preset}, {GAMES} games a report", out / "curve.png")
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import importlib
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -29,6 +30,31 @@ def trained(tmp_path_factory) -> Path:
     config = IRISConfig.tiny(transformer_timesteps=10, eval_temperature=1.0)
     IRISAgent("MinAtar/Breakout-v1", config, seed=0, device="cpu").learn(80).save(path)
     return path
+
+
+def mean_return(result: dict, steps: int, way: str) -> float | None:
+    return next((p["evaluations"][way]["mean"] for p in result["points"] if p["env_steps"] == steps), None)
+
+
+def test_the_readmes_table_of_results_is_that_of_the_files():
+    """Each cell of each seed, and every finished run of IRIS is there."""
+    seeds, shown = re.compile(r"\| (?:([\w-]+) \| )?IRIS, seed (\d) \|(.*)\|(.*)\|$"), set()
+    steps, text = {}, (EXAMPLES.parent / "README.md").read_text()
+    for line in text.split("## Does it learn?")[1].split("\n## ")[0].splitlines():
+        if "CPU seconds |" in line:
+            header = [cell.strip(" ").removesuffix(" steps").replace(",", "") for cell in line.split("|")]
+            steps = [int(cell) for cell in header if cell.isdigit()]
+        if found := seeds.match(line):
+            environment, seed, means, cpu_seconds = found.groups()
+            folder, environment = f"steps_{steps[-1]}", environment or "MinAtar-Breakout"
+            file = EXAMPLES / "study_results" / folder / f"iris__{environment}__{seed}.json"
+            result = json.loads(file.read_text())
+            for at, cell in zip(steps, means.split("|"), strict=True):
+                decimals = len(cell.strip().partition(".")[2])
+                assert f"{mean_return(result, at, 'temperature 0.5'):.{decimals}f}" == cell.strip(), (file.name, at)
+            assert f"{result['points'][-1]['cpu_seconds']:,.0f}" == cpu_seconds.strip(), file.name
+            shown.add(file)
+    assert shown == set((EXAMPLES / "study_results").rglob("iris__*.json"))
 
 
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.name)
@@ -111,11 +137,17 @@ def test_bf16_agreement(tmp_path):
 
 @pytest.mark.slow
 def test_world_model_curve(tmp_path):
-    flags = "--out curve --size tiny --env MinAtar/Breakout-v1 --steps 120 --every 60 --games 1".split()
+    flags = "--out curve --preset tiny --env-id MinAtar/Breakout-v1 --total-timesteps 120 --every 60".split()
     run("world_model_curve.py", *flags, folder=tmp_path)
     points = json.loads((tmp_path / "curve" / "curve.json").read_text())["points"]
-    assert [point["env_steps"] for point in points] == [60, 120]
-    assert all(0 <= point["token_accuracy_dream"]["1"] <= 1 for point in points)
+    reports = [json.loads((tmp_path / "curve" / f"report_{steps:06d}.json").read_text()) for steps in (60, 120)]
+    for point, found, steps in zip(points, reports, (60, 120), strict=True):
+        assert point["env_steps"] == found["protocol"]["env_steps_trained"] == steps
+        assert point["updates"] == found["protocol"]["updates"]
+        assert point["pixel_error_dream"]["5"] == found["by_horizon"]["pixel_error_dream"]["mean"][4]
+        correct, bricks = found["reward"]["confusion"][2][2], sum(found["reward"]["confusion"][2])
+        assert point["rewards"] == {"negative": 0, "positive": bricks}
+        assert point["reward_recall"] == {"negative": None, "positive": correct / bricks if bricks else None}
     assert (tmp_path / "curve" / "curve.png").stat().st_size > 10_000
 
 
