@@ -32,6 +32,7 @@ from iris_gym.training.collector import Collector
 from iris_gym.training.frame_cache import FrameCache
 from iris_gym.training.learner import Learner, LearnerPlan
 from iris_gym.training.losses import Imagination, actor_critic_loss, autoencoder_loss, imagine, world_model_loss
+from iris_gym.training.novelty import Novelty, with_novelty
 from iris_gym.training.parts import actor_critic_parts, autoencoder_parts, world_model_parts
 from iris_gym.training.randomness import RandomStreams
 from iris_gym.training.trainer import Trainer
@@ -150,7 +151,7 @@ def build_trainer(
     """The trainer of a config. Without `env` it collects nothing."""
     return Trainer(
         build_collector(config, build_acting(config, models), replay, streams, env) if env else None,
-        build_learners(config, models, streams),
+        build_learners(config, models, streams, replay),
         replay,
         env_steps_per_epoch=config.env_steps_per_epoch,
         max_env_steps=config.max_env_steps,
@@ -177,14 +178,19 @@ def build_collector(
     )
 
 
-def build_learners(config: IRISConfig, models: Models, streams: RandomStreams) -> list[Learner]:
-    """Autoencoder, world model and actor-critic in the order in which an epoch trains them."""
+def build_learners(
+    config: IRISConfig, models: Models, streams: RandomStreams, replay: Replay | None = None
+) -> list[Learner]:
+    """Autoencoder, world model and actor-critic in the order in which an epoch trains them.
+
+    In `replay` it is counted what is novel; without one they can learn only where `novelty_weight` is 0.
+    """
     frozen = freeze(config, models)
     cache = FrameCache(models.tokenizer, frozen.tokenizer)
     return [
         _autoencoder_learner(config, models),
         _world_model_learner(config, models, cache),
-        _actor_critic_learner(config, models, cache, streams, frozen),
+        _actor_critic_learner(config, models, cache, streams, frozen, replay),
     ]
 
 
@@ -314,10 +320,17 @@ def _world_model_learner(config: IRISConfig, models: Models, cache: FrameCache) 
 
 
 def _actor_critic_learner(
-    config: IRISConfig, models: Models, cache: FrameCache, streams: RandomStreams, frozen: Frozen
+    config: IRISConfig,
+    models: Models,
+    cache: FrameCache,
+    streams: RandomStreams,
+    frozen: Frozen,
+    replay: Replay | None,
 ) -> Learner:
     parts = config.accumulate_gradients
     imagination = build_imagination(config, models, frozen, streams.imagining)
+    if config.novelty_weight:
+        imagination = with_novelty(imagination, Novelty(cache, replay, config.novelty_weight))
     objective = partial(
         models.actor_critic.loss,
         discount=config.discount,

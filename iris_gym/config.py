@@ -127,6 +127,10 @@ class IRISConfig:
     """Share of the imagined rollouts that begin less than `imagination_horizon` steps before a real reward, where one
     was seen (skewed sampling, Jaderberg et al. 2017, section 3.2): what is rare is dreamed of more often. The world
     model's own batches are left as they are, for it would take good luck for the rule."""
+    novelty_weight: float = 0.0
+    """Weight of a bonus in training's dreams for frames whose tokens are rare in the replay: 1 / √n for those met n
+    times, less its mean (count-based exploration, Tang et al. 2017). Where no reward has been found yet the policy goes
+    where it has seldom been, instead of staying where it learned to be safe. 0: none, as in the published agent."""
     max_bad_updates: int = 10
     """Updates in a row with a loss or gradient that is not finite, each of them skipped, after which the run stops."""
     accumulate_gradients: int = 1
@@ -325,7 +329,7 @@ NON_NEGATIVE = (
     "transformer_weight_decay transformer_updates_per_epoch burn_in entropy_weight actor_critic_updates_per_epoch "
     "start_autoencoder_after start_transformer_after start_actor_critic_after collect_temperature "
     "eval_temperature eval_interval random_steps autoencoder_first_updates transformer_first_updates "
-    "actor_critic_first_updates settled_autoencoder_updates"
+    "actor_critic_first_updates settled_autoencoder_updates novelty_weight"
 ).split()
 UNIT_INTERVAL = (
     "codebook_decay autoencoder_adam_beta2 transformer_dropout discount td_lambda epsilon dreams_before_rewards".split()
@@ -380,6 +384,7 @@ SMALL: dict[str, Any] = dict(
     actor_critic_updates_per_epoch=40,
     sample_uniformly="steps",
     dreams_before_rewards=0.25,
+    novelty_weight=0.05,
     random_steps=1_000,
     epsilon=0.05,
     collect_temperature=2.0,  # a policy that is sure of itself where it has never been goes no further

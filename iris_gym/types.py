@@ -63,6 +63,7 @@ class DreamStep:
     frame: Tensor  # (B, 3, 64, 64) float32 in [0, 1]
     reward: Tensor  # (B,) float32, one of -1, 0, 1
     end: Tensor  # (B,) bool
+    tokens: Tensor  # (B, K) int64, of the frame
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +74,16 @@ class Trajectory:
     actions: Tensor  # (B, H) int64
     rewards: Tensor  # (B, H) float32
     ends: Tensor  # (B, H) bool
+    tokens: Tensor  # (B, H, K) int64, of the frames
+    bonus: Tensor | None = None  # (B, H) float32, what returns have beside the rewards; None: nothing
 
     def take(self, batch: slice) -> "Trajectory":
         """Some of the B rows of the batch."""
-        return Trajectory(self.frames[batch], self.actions[batch], self.rewards[batch], self.ends[batch])
+        return Trajectory(
+            frames=self.frames[batch],
+            actions=self.actions[batch],
+            rewards=self.rewards[batch],
+            ends=self.ends[batch],
+            tokens=self.tokens[batch],
+            bonus=None if self.bonus is None else self.bonus[batch],
+        )

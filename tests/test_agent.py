@@ -745,7 +745,8 @@ def test_resuming_goes_on_in_the_folder(tmp_path):
 def test_a_run_killed_between_two_updates_and_resumed_ends_as_if_it_had_not_been(tmp_path):
     """Were an optimizer, a random stream or the place in the schedule not kept, the weights would show it."""
     env = "MiniGrid-Empty-5x5-v0"
-    straight, killed = new_agent(env).learn(60), new_agent(env, run_dir=tmp_path / "run")
+    straight = new_agent(env, novelty_weight=1.0).learn(60)
+    killed = new_agent(env, novelty_weight=1.0, run_dir=tmp_path / "run")
     metrics = []
     for event in killed.learn_events(60):
         if isinstance(event, UpdateDone) and event.component == "world_model" and killed.trainer.position.epoch == 3:

@@ -96,7 +96,7 @@ def _train(
         plans = {learner.name: learner.plan for learner in trainer.learners}
     steps = config.env_steps_per_epoch
     stored = [config.max_env_steps - later * steps for later in reversed(range(epochs))]
-    each = frames_computed(readers(plans), plans["autoencoder"], stored)
+    each = frames_computed(readers(plans, config), plans["autoencoder"], stored)
     return seconds, work, {name: sum((epoch[name] for epoch in each), Computed()) for name in each[0]}
 
 

@@ -80,11 +80,12 @@ def precision_of(name: str, config: IRISConfig, device: torch.device) -> Precisi
     return "bf16" if training else "float32"
 
 
-def readers(plans: Mapping[str, LearnerPlan]) -> dict[str, Reader]:
+def readers(plans: Mapping[str, LearnerPlan], config: IRISConfig) -> dict[str, Reader]:
     """Who reads stored frames through the cache, in the order in which they learn."""
+    actor_critic = plans["actor_critic"]
     return {
         "world_model": Reader(plans["world_model"]),
-        "actor_critic": Reader(plans["actor_critic"], pictures=plans["actor_critic"].segment_length),
+        "actor_critic": Reader(actor_critic, pictures=actor_critic.segment_length, counts=config.novelty_weight > 0),
     }
 
 
@@ -124,7 +125,9 @@ class Bench:
         self.num_actions = num_actions(env)
         self.models = models_to_time(config, self.num_actions, device)
         self.policy = build_acting(config, self.models)
-        self.learners = {learner.name: learner for learner in build_learners(config, self.models, self.streams)}
+        # Without novelty, whose counting is an epoch's work, not that of the update that happens to be the first.
+        updates = build_learners(config.replace(novelty_weight=0.0), self.models, self.streams)
+        self.learners = {learner.name: learner for learner in updates}
         self.trainer = build_trainer(config, self.models, replay, self.streams)
         self.frozen = freeze(config, self.models)
         self.cache = FrameCache(self.models.tokenizer, self.frozen.tokenizer)
@@ -146,7 +149,7 @@ class Bench:
         steps, most = self.config.env_steps_per_epoch, self.config.max_env_steps
         stored = [min(epoch * steps, most) for epoch in range(1, self.trainer.epochs_left(most) + 1)]
         plans = {name: learner.plan for name, learner in self.learners.items()}
-        return frames_computed(readers(plans), plans["autoencoder"], stored)
+        return frames_computed(readers(plans, self.config), plans["autoencoder"], stored)
 
     def computed_in_all(self) -> dict[str, Computed]:
         names = self.computed[0]

@@ -145,7 +145,7 @@ class Dynamics:
     ) -> tuple[DreamState, DreamStep]:
         """Take an action (B,) int64 in each row."""
         state, outcome = self.advance(state, action, generator=generator)
-        return state, DreamStep(self.decode(state), outcome.reward, outcome.end)
+        return state, DreamStep(self.decode(state), outcome.reward, outcome.end, state.frame_tokens[:, -1])
 
     @torch.no_grad()
     def advance(

@@ -23,15 +23,16 @@ def rollout(
     actor: Actor,
     state: State,
     frame: Tensor,
+    tokens: Tensor,
     actor_state: RecurrentState,
     *,
     horizon: int,
 ) -> Trajectory:
     """Let `actor` act in the dream for `horizon` steps (Micheli et al. 2023, section 2.3).
 
-    `frame` (B, 3, 64, 64) is the one at which the dream `state` stands. A predicted end does not stop the rollout;
-    the λ-return is cut there. The last step only bootstraps from its frame's value, so the world model is asked
-    `horizon - 1` times.
+    `frame` (B, 3, 64, 64), with its `tokens` (B, K), is the one at which the dream `state` stands. A predicted end does
+    not stop the rollout; the λ-return is cut there. The last step only bootstraps from its frame's value, so the world
+    model is asked `horizon - 1` times.
     """
     frames, actions, steps = [frame], [], []
     for _ in range(horizon - 1):
@@ -45,6 +46,7 @@ def rollout(
         actions=_with_last_zero(actions),
         rewards=_with_last_zero([step.reward for step in steps]),
         ends=_with_last_zero([step.end for step in steps]),
+        tokens=torch.stack([tokens, *(step.tokens for step in steps)], dim=1),
     )
 
 

@@ -69,14 +69,14 @@ class ActorCritic(nn.Module):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """REINFORCE with the value as baseline, squared error to the λ-returns, entropy bonus (equations 6 to 8).
 
-        `state` is the one before the trajectory's first frame. The last step only bootstraps. Gradients flow through
-        the LSTM over time and into nothing but this network. Without `learn_after_end` the steps behind an end weigh
-        nothing; means are still over all steps, so that the losses of a batch's parts add up to its own.
+        `state` is the one before the trajectory's first frame. The last step only bootstraps. Returns are made of
+        rewards and the trajectory's bonus; the metrics of rewards leave it out. Gradients flow through the LSTM over
+        time and into nothing but this network. Without `learn_after_end` the steps behind an end weigh nothing; means
+        are still over all steps, so that the losses of a batch's parts add up to its own.
         """
         logits, values, _ = self(trajectory.frames, state)
-        returns = lambda_returns(
-            trajectory.rewards, values.detach(), trajectory.ends, discount=discount, lambda_=lambda_
-        )
+        rewards = trajectory.rewards if trajectory.bonus is None else trajectory.rewards + trajectory.bonus
+        returns = lambda_returns(rewards, values.detach(), trajectory.ends, discount=discount, lambda_=lambda_)
         log_policy, values, returns = F.log_softmax(logits[:, :-1], -1), values[:, :-1], returns[:, :-1]
         log_probability = log_policy.gather(-1, trajectory.actions[:, :-1, None]).squeeze(-1)
         weights = torch.ones_like(returns) if learn_after_end else before_end(trajectory.ends[:, :-1]).float()

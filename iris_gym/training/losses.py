@@ -80,6 +80,6 @@ def imagine(dynamics: Dynamics, actor_critic: ActorCritic, *, horizon: int, gene
 
     def imagination(tokens: Tensor, frame: Tensor, hidden: Tensor, cell: Tensor) -> Trajectory:
         start = dynamics.start_from_tokens(tokens)
-        return rollout(step, act, start, frame, (hidden, cell), horizon=horizon)
+        return rollout(step, act, start, frame, tokens, (hidden, cell), horizon=horizon)
 
     return imagination

@@ -51,7 +51,7 @@ class Adder:
 
     def step(self, state, action, *, generator=None):
         state = state + action.view(-1, 1, 1, 1) / 255
-        return state, DreamStep(state, torch.zeros(1), torch.zeros(1, dtype=torch.bool))
+        return state, DreamStep(state, torch.zeros(1), torch.zeros(1, dtype=torch.bool), action[:, None])
 
 
 def random_frames(count: int) -> torch.Tensor:

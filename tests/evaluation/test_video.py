@@ -54,7 +54,7 @@ class Adder:
 
     def step(self, state, action, *, generator):
         state = state + action.view(-1, 1, 1, 1) / 255
-        return state, DreamStep(state, action.float() - 1, action == 2)
+        return state, DreamStep(state, action.float() - 1, action == 2, action[:, None])
 
 
 def grey(*levels: int) -> torch.Tensor:

@@ -10,8 +10,12 @@ def frame_of(number: int, batch: int = 2) -> torch.Tensor:
     return torch.full((batch, 3, 64, 64), number / 100)
 
 
+def tokens_of(number: int) -> torch.Tensor:
+    return torch.tensor([[number, 0], [number, 1]])
+
+
 class CountingDream:
-    """State n is followed by n + 1; its frame shows the state, the reward is the action, every third state ends."""
+    """State n is followed by n + 1, which frame and tokens show; the reward is the action, every third state ends."""
 
     def __init__(self) -> None:
         self.actions: list[list[int]] = []
@@ -19,7 +23,8 @@ class CountingDream:
     def step(self, state, action):
         self.actions.append(action.tolist())
         state += 1
-        return state, DreamStep(frame_of(state), action.float(), torch.tensor([state % 3 == 0, False]))
+        ends = torch.tensor([state % 3 == 0, False])
+        return state, DreamStep(frame_of(state), action.float(), ends, tokens_of(state))
 
 
 class CountingActor:
@@ -36,7 +41,7 @@ class CountingActor:
 
 def imagine(dream, actor, horizon: int, seen_before: int = 0):
     state = torch.full((2, 1), float(seen_before)), torch.zeros(2, 1)
-    return rollout(dream.step, actor, 7, frame_of(7), state, horizon=horizon)
+    return rollout(dream.step, actor, 7, frame_of(7), tokens_of(7), state, horizon=horizon)
 
 
 def test_a_rollout_of_a_counting_dream():
@@ -47,6 +52,8 @@ def test_a_rollout_of_a_counting_dream():
     assert trajectory.rewards.tolist() == [[1, 2, 3, 0], [10, 20, 30, 0]]
     assert trajectory.ends.tolist() == [[False, True, False, False], [False] * 4]
     assert trajectory.frames.shape == (2, 4, 3, 64, 64)
+    assert trajectory.tokens.tolist() == [[[number, row] for number in (7, 8, 9, 10)] for row in (0, 1)]
+    assert trajectory.bonus is None
     assert (trajectory.actions.dtype, trajectory.rewards.dtype, trajectory.ends.dtype) == (
         torch.int64,
         torch.float32,
@@ -76,6 +83,8 @@ def test_a_rollout_has_no_gradient():
     weight = torch.ones(1, requires_grad=True)
 
     def step(state, action):
-        return state, DreamStep(frame_of(1) * weight, action * weight, action > 0)
+        return state, DreamStep(frame_of(1) * weight, action * weight, action > 0, tokens_of(1))
 
-    assert not rollout(step, CountingActor(), 0, frame_of(0), (torch.zeros(2, 1),) * 2, horizon=3).frames.requires_grad
+    state = torch.zeros(2, 1), torch.zeros(2, 1)
+    trajectory = rollout(step, CountingActor(), 0, frame_of(0), tokens_of(0), state, horizon=3)
+    assert not trajectory.frames.requires_grad

@@ -9,6 +9,9 @@ from torch import nn
 from iris_gym.models.actor_critic import ActorCritic
 from iris_gym.types import Trajectory
 
+UNREAD = torch.empty(0)
+"""Tokens, of which the loss reads nothing."""
+
 
 def actor_critic(num_actions: int = 3, lstm_dim: int = 8) -> ActorCritic:
     torch.manual_seed(0)
@@ -35,6 +38,7 @@ def tiny_trajectory(last_action: int = 0, last_reward: float = 0.0, last_end: bo
         actions=torch.tensor([[0, 1, last_action]]),
         rewards=torch.tensor([[1.0, 0.0, last_reward]]),
         ends=torch.tensor([[False, True, last_end]]),
+        tokens=UNREAD,
     )
 
 
@@ -146,7 +150,9 @@ def test_the_last_step_only_bootstraps():
 
 def test_a_good_action_becomes_likelier_and_the_value_moves_to_the_return():
     model = constant_actor_critic([0.5, 0.5], 0.0)
-    trajectory = Trajectory(frames(1, 2), torch.tensor([[1, 0]]), torch.tensor([[1.0, 0.0]]), torch.zeros(1, 2).bool())
+    trajectory = Trajectory(
+        frames(1, 2), torch.tensor([[1, 0]]), torch.tensor([[1.0, 0.0]]), torch.zeros(1, 2).bool(), UNREAD
+    )
     loss_of(model, trajectory, entropy_weight=0.0)[0].backward()
     assert model.actor.bias.grad.tolist() == pytest.approx([0.5, -0.5])
     assert model.critic.bias.grad.item() == pytest.approx(-2.0)  # d/dV (V - 1)²
@@ -159,7 +165,7 @@ def test_what_comes_behind_an_end_counts_only_where_it_is_to_be_learned():
 
     def loss(actions: list[int], rewards: list[float], learn_after_end: bool) -> tuple[float, float]:
         model = actor_critic()
-        trajectory = Trajectory(seen, torch.tensor([actions]), torch.tensor([rewards]), ends)
+        trajectory = Trajectory(seen, torch.tensor([actions]), torch.tensor([rewards]), ends, UNREAD)
         settings = dict(discount=0.5, lambda_=0.5, entropy_weight=0.1)
         value, metrics = model.loss(trajectory, state, learn_after_end=learn_after_end, **settings)
         return value.item(), metrics["value_loss"].item()
@@ -174,14 +180,18 @@ def test_what_comes_behind_an_end_counts_only_where_it_is_to_be_learned():
 def test_returns_and_baseline_pass_no_gradient():
     # With an advantage of 0 and no entropy bonus the policy stands still, though its loss reads V.
     model = constant_actor_critic([0.25, 0.75], 1.0)
-    trajectory = Trajectory(frames(1, 2), torch.tensor([[1, 0]]), torch.tensor([[0.5, 0.0]]), torch.zeros(1, 2).bool())
+    trajectory = Trajectory(
+        frames(1, 2), torch.tensor([[1, 0]]), torch.tensor([[0.5, 0.0]]), torch.zeros(1, 2).bool(), UNREAD
+    )
     loss_of(model, trajectory, entropy_weight=0.0)[0].backward()
     assert not any(parameter.grad.any() for parameter in model.parameters())
 
 
 def test_the_entropy_bonus_flattens_the_policy():
     model = constant_actor_critic([0.25, 0.75], 1.0)
-    trajectory = Trajectory(frames(1, 2), torch.tensor([[1, 0]]), torch.tensor([[0.5, 0.0]]), torch.zeros(1, 2).bool())
+    trajectory = Trajectory(
+        frames(1, 2), torch.tensor([[1, 0]]), torch.tensor([[0.5, 0.0]]), torch.zeros(1, 2).bool(), UNREAD
+    )
     loss_of(model, trajectory)[0].backward()
     assert model.actor.bias.grad[0] < 0 < model.actor.bias.grad[1]
 
@@ -216,6 +226,7 @@ def test_the_batched_pass_has_the_loss_and_gradients_of_the_step_by_step_one():
         actions=torch.tensor([[0, 1, 2, 0, 1, 0], [2, 2, 1, 0, 0, 0]]),
         rewards=torch.tensor([[1.0, 0.0, -1.0, 0.0, 0.0, 0.0], [0.0, 1.0, 0.0, 0.0, 1.0, 0.0]]),
         ends=torch.tensor([[False] * 6, [False, False, True, False, False, False]]),
+        tokens=UNREAD,
     )
     state = batched.burn_in(frames(2, 3, seed=1), torch.ones(2, 3, dtype=torch.bool))
     losses = []
