@@ -95,7 +95,11 @@ def create_models(config: IRISConfig, num_actions: int) -> Models:
         outcomes_in_sequence=config.sequence_layout == "frame_action_reward_end",
     )
     actor_critic = ActorCritic(
-        num_actions, channels=config.actor_channels, lstm_dim=config.lstm_dim, zero_heads=config.zero_heads
+        num_actions,
+        channels=config.actor_channels,
+        lstm_dim=config.lstm_dim,
+        zero_heads=config.zero_heads,
+        feature_norm=config.feature_norm,
     )
     return Models(tokenizer, world_model, actor_critic)
 

@@ -100,6 +100,9 @@ class IRISConfig:
     """Width of the actor-critic's LSTM."""
     zero_heads: bool = False
     """Policy and value start at zero: the first policy is uniform, and no first value has to be unlearned."""
+    feature_norm: bool = False
+    """Layer normalisation between the actor-critic's convolutions and its LSTM. Frames that differ in a few pixels have
+    nearly the same features; small networks may lose even that, and then do the same whatever they see."""
     imagination_horizon: int = 20
     """Steps of an imagined rollout."""
     burn_in: int = 20
@@ -373,6 +376,7 @@ SMALL: dict[str, Any] = dict(
     actor_channels=16,
     lstm_dim=256,
     zero_heads=True,
+    feature_norm=True,
     imagination_horizon=10,
     burn_in=5,
     discount=0.97,

@@ -33,6 +33,8 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "learning behind ends": dict(learn_after_end=True),
     "episodes drawn uniformly": dict(sample_uniformly="episodes"),
     "random heads": dict(zero_heads=False),
+    "no feature norm": dict(feature_norm=False),
+    "no novelty": dict(novelty_weight=0.0),
     "dreams from anywhere": dict(dreams_before_rewards=0.0),
     "no random steps": dict(random_steps=0),
 }

@@ -11,8 +11,19 @@ from iris_gym.types import FRAME_SHAPE, FRAME_SIZE, RecurrentState, Trajectory
 class ActorCritic(nn.Module):
     """Action logits and a value from what has been seen so far."""
 
-    def __init__(self, num_actions: int, *, channels: int = 32, lstm_dim: int = 512, zero_heads: bool = False) -> None:
-        """The first two convolutions have so many `channels`, the last two twice as many."""
+    def __init__(
+        self,
+        num_actions: int,
+        *,
+        channels: int = 32,
+        lstm_dim: int = 512,
+        zero_heads: bool = False,
+        feature_norm: bool = False,
+    ) -> None:
+        """The first two convolutions have so many `channels`, the last two twice as many.
+
+        With `zero_heads` policy and value start at zero, with `feature_norm` the LSTM reads layer-normalised features.
+        """
         super().__init__()
         widths = (channels, channels, 2 * channels, 2 * channels)
         layers: list[nn.Module] = []
@@ -20,6 +31,7 @@ class ActorCritic(nn.Module):
             layers += [nn.Conv2d(in_channels, out_channels, 3, padding=1), nn.MaxPool2d(2), nn.ReLU()]
         self.convolutions = nn.Sequential(*layers, nn.Flatten())
         features = widths[-1] * (FRAME_SIZE // 2 ** len(widths)) ** 2
+        self.norm = nn.LayerNorm(features) if feature_norm else nn.Identity()
         self.lstm = nn.LSTM(features, lstm_dim, batch_first=True)
         self.actor = nn.Linear(lstm_dim, num_actions)
         self.critic = nn.Linear(lstm_dim, 1)
@@ -97,7 +109,7 @@ class ActorCritic(nn.Module):
 
     def _features(self, frames: Tensor) -> Tensor:
         """Frames (B, L, 3, 64, 64) in [0, 1] to features (B, L, F)."""
-        return self.convolutions(2 * frames.flatten(0, 1) - 1).unflatten(0, frames.shape[:2])
+        return self.norm(self.convolutions(2 * frames.flatten(0, 1) - 1)).unflatten(0, frames.shape[:2])
 
     def _remember(self, features: Tensor, state: RecurrentState) -> tuple[Tensor, RecurrentState]:
         """Run the LSTM, whose own convention is a leading axis of layers for the state."""

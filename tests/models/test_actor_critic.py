@@ -59,6 +59,27 @@ def test_with_zero_heads_the_policy_is_uniform_and_no_value_expected_but_both_le
     assert all(head.weight.grad.any() for head in (model.actor, model.critic))
 
 
+@torch.no_grad()
+def test_with_feature_norm_a_small_difference_between_frames_is_a_large_one_to_the_lstm():
+    grey, point = torch.full((1, 1, 3, 64, 64), 0.5), torch.full((1, 1, 3, 64, 64), 0.5)
+    point[..., 30:34, 30:34] = 1.0
+
+    def difference(feature_norm: bool) -> float:
+        torch.manual_seed(0)
+        model = ActorCritic(3, lstm_dim=8, feature_norm=feature_norm)
+        features = [model._features(seen) for seen in (grey, point)]
+        return (features[0] - features[1]).norm().item()
+
+    assert difference(feature_norm=True) > 5 * difference(feature_norm=False)
+
+
+def test_what_is_normalised_is_learned_too_and_without_it_nothing_is_added():
+    model = ActorCritic(3, lstm_dim=8, feature_norm=True)
+    loss_of(model, tiny_trajectory())[0].backward()
+    assert model.norm.weight.grad.any() and model.norm.bias.grad.any()
+    assert not list(actor_critic().norm.parameters())
+
+
 def test_shapes():
     model = actor_critic()
     state = model.initial_state(2)
