@@ -101,8 +101,8 @@ class IRISConfig:
     zero_heads: bool = False
     """Policy and value start at zero: the first policy is uniform, and no first value has to be unlearned."""
     feature_norm: bool = False
-    """Layer normalisation between the actor-critic's convolutions and its LSTM. Frames that differ in a few pixels have
-    nearly the same features; small networks may lose even that, and then do the same whatever they see."""
+    """Layer normalisation between the actor-critic's convolutions and its LSTM. Without it the features of small
+    networks may shrink to nothing while they learn, and the policy then does the same whatever it sees."""
     imagination_horizon: int = 20
     """Steps of an imagined rollout."""
     burn_in: int = 20
@@ -131,9 +131,10 @@ class IRISConfig:
     was seen (skewed sampling, Jaderberg et al. 2017, section 3.2): what is rare is dreamed of more often. The world
     model's own batches are left as they are, for it would take good luck for the rule."""
     novelty_weight: float = 0.0
-    """Weight of a bonus in training's dreams for frames whose tokens are rare in the replay: 1 / √n for those met n
-    times, less its mean (count-based exploration, Tang et al. 2017). Where no reward has been found yet the policy goes
-    where it has seldom been, instead of staying where it learned to be safe. 0: none, as in the published agent."""
+    """Weight of an exploration bonus in training's dreams: 1 / √n for a frame whose tokens were met n times in the
+    replay, less the mean of a batch; none for one never met. Where no reward has been found yet the policy goes where
+    it has seldom been, instead of staying where it learned to be safe. Counting has up to 10,000 frames encoded an
+    epoch. 0: none, as in the published agent."""
     max_bad_updates: int = 10
     """Updates in a row with a loss or gradient that is not finite, each of them skipped, after which the run stops."""
     accumulate_gradients: int = 1

@@ -28,6 +28,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from iris_gym import IRISAgent, IRISConfig, UsageError, make_env
 from iris_gym.errors import RunError
+from iris_gym.training.novelty import Novelty, hashed
 from iris_gym.training.trainer import EpochEnded, Position, StepTaken, UpdateDone
 
 GAME_LENGTH = 7
@@ -742,19 +743,31 @@ def test_resuming_goes_on_in_the_folder(tmp_path):
     assert IRISAgent.load(folder, device="cpu").num_timesteps == 80
 
 
-def test_a_run_killed_between_two_updates_and_resumed_ends_as_if_it_had_not_been(tmp_path):
-    """Were an optimizer, a random stream or the place in the schedule not kept, the weights would show it."""
-    env = "MiniGrid-Empty-5x5-v0"
-    straight = new_agent(env, novelty_weight=1.0).learn(60)
-    killed = new_agent(env, novelty_weight=1.0, run_dir=tmp_path / "run")
+@pytest.mark.parametrize(("component", "phase"), [("world_model", 2), ("actor_critic", 3)])
+def test_a_run_killed_between_two_updates_and_resumed_ends_as_if_it_had_not_been(
+    tmp_path, monkeypatch, component, phase
+):
+    """Were an optimizer, a random stream, the place in the schedule or what is novel not kept, the weights would show
+    it."""
+
+    def some_counts(novelty: Novelty, tokens: torch.Tensor) -> torch.Tensor:
+        """Of all that was counted, since what so small a model dreams was never met."""
+        novelty._count()
+        return 1 + (hashed(tokens) + novelty._hashes.sum()) % 7 * novelty._counts.sum()
+
+    monkeypatch.setattr(Novelty, "counts", some_counts)
+    env, settings = "MiniGrid-Empty-5x5-v0", dict(actor_critic_batch_size=8)  # not all of whose dreams end at once
+    straight, plain = new_agent(env, novelty_weight=1.0, **settings).learn(60), new_agent(env, **settings).learn(60)
+    assert not torch.equal(straight.models.actor_critic.actor.weight, plain.models.actor_critic.actor.weight)
+    killed = new_agent(env, novelty_weight=1.0, **settings, run_dir=tmp_path / "run")
     metrics = []
     for event in killed.learn_events(60):
-        if isinstance(event, UpdateDone) and event.component == "world_model" and killed.trainer.position.epoch == 3:
+        if isinstance(event, UpdateDone) and event.component == component and killed.trainer.position.epoch == 3:
             break
     killed.save_checkpoint()
     torch.rand(5)  # another process has another global stream
     resumed = IRISAgent.resume(tmp_path / "run", device="cpu")
-    assert (resumed.trainer.position.phase, resumed.trainer.position.done) == (2, 1)
+    assert (resumed.trainer.position.phase, resumed.trainer.position.done) == (phase, 1)
     for event in resumed.learn_events(0, reset_num_timesteps=False):
         if isinstance(event, EpochEnded):
             metrics.append(event.metrics)

@@ -36,6 +36,7 @@ from iris_gym.nn.perceptual import PerceptualDistance, UntrainedLPIPS
 from iris_gym.training.frame_cache import FrameCache
 from iris_gym.training.learner import Learner, LearnerPlan
 from iris_gym.training.losses import imagine
+from iris_gym.training.novelty import MOST_ROWS
 from iris_gym.training.randomness import RandomStreams
 from iris_gym.types import Segment
 
@@ -85,7 +86,9 @@ def readers(plans: Mapping[str, LearnerPlan], config: IRISConfig) -> dict[str, R
     actor_critic = plans["actor_critic"]
     return {
         "world_model": Reader(plans["world_model"]),
-        "actor_critic": Reader(actor_critic, pictures=actor_critic.segment_length, counts=config.novelty_weight > 0),
+        "actor_critic": Reader(
+            actor_critic, pictures=actor_critic.segment_length, counts=MOST_ROWS if config.novelty_weight else 0
+        ),
     }
 
 

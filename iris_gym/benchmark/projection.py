@@ -11,7 +11,7 @@ FORMULA = (
     "frames reconstructed × seconds to reconstruct one), over the whole schedule. Of U frames in a replay of N whose "
     "tokens or pictures are not known since the tokenizer last changed, an epoch of n segments of L frames computes "
     "U (1 - (1 - L / N)^n), for the world model first, whose tokens the actor-critic finds; with "
-    "novelty_weight it encodes the rest of U. Not in it: evaluations, whose games may take any number of steps, "
+    "novelty_weight it encodes those it counts, too. Not in it: evaluations, whose games may take any number of steps, "
     "checkpoints and pictures"
 )
 
@@ -22,7 +22,7 @@ class Reader:
 
     plan: LearnerPlan
     pictures: int = 0  # frames of a segment whose reconstructions it needs; of all it needs the tokens
-    counts: bool = False  # whether it needs the tokens of all that is stored
+    counts: int = 0  # stored frames, evenly all over, whose tokens an epoch needs, too
 
     def segments(self, epoch: int) -> int:
         return self.plan.updates_in(epoch) * self.plan.batch_size
@@ -64,8 +64,9 @@ def frames_computed(
         computed = {}
         for name, reader in readers.items():
             segments = reader.segments(epoch)
-            all_of_them = reader.counts and segments > 0
-            encoded = unknown_tokens * (all_of_them or drawn_share(reader.plan.segment_length, frames, segments))
+            drawn = drawn_share(reader.plan.segment_length, frames, segments)
+            counted = min(reader.counts / frames, 1.0) if segments else 0.0
+            encoded = unknown_tokens * (1 - (1 - drawn) * (1 - counted))
             reconstructed = unknown_pictures * drawn_share(reader.pictures, frames, segments)
             unknown_tokens, unknown_pictures = unknown_tokens - encoded, unknown_pictures - reconstructed
             computed[name] = Computed(encoded, reconstructed)

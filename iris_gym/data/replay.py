@@ -124,10 +124,9 @@ class Replay:
         steps = self._steps[start:stop]
         return self._frames[start:stop], steps["action"], steps["reward"], steps["environment"]
 
-    def steps(self, start: int, stop: int) -> Segment:
-        """The rows `start` to `stop - 1` as M segments of one step each."""
-        rows = np.arange(start, stop)[:, None]
-        return self._gather(rows, np.ones(rows.shape, np.bool_))
+    def single_steps(self, rows: NDArray[np.int64]) -> Segment:
+        """The `rows` (M,) as M segments of one step each."""
+        return self._gather(rows[:, None], np.ones((len(rows), 1), np.bool_))
 
     def latest_outcomes(self, count: int) -> tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.bool_]]:
         """Rewards, `terminated` and `truncated` (count,) of the newest rows, of which there have to be so many."""

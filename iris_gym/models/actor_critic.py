@@ -82,9 +82,10 @@ class ActorCritic(nn.Module):
         """REINFORCE with the value as baseline, squared error to the λ-returns, entropy bonus (equations 6 to 8).
 
         `state` is the one before the trajectory's first frame. The last step only bootstraps. Returns are made of
-        rewards and the trajectory's bonus; the metrics of rewards leave it out. Gradients flow through the LSTM over
-        time and into nothing but this network. Without `learn_after_end` the steps behind an end weigh nothing; means
-        are still over all steps, so that the losses of a batch's parts add up to its own.
+        rewards and the trajectory's bonus, whose mean absolute value is `exploration_bonus`; `imagined_return` and
+        `imagined_reward` leave it out, `value` does not. Gradients flow through the LSTM over time and into nothing but
+        this network. Without `learn_after_end` the steps behind an end weigh nothing; means are still over all steps,
+        so that the losses of a batch's parts add up to its own.
         """
         logits, values, _ = self(trajectory.frames, state)
         rewards = trajectory.rewards if trajectory.bonus is None else trajectory.rewards + trajectory.bonus
@@ -105,6 +106,8 @@ class ActorCritic(nn.Module):
             "imagined_reward": trajectory.rewards[:, :-1].mean(),
             "value": values.mean(),
         }
+        if trajectory.bonus is not None:
+            metrics["exploration_bonus"] = trajectory.bonus.abs().mean()
         return loss, {name: value.detach() for name, value in metrics.items()}
 
     def _features(self, frames: Tensor) -> Tensor:

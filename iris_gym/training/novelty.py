@@ -1,8 +1,9 @@
-"""A bonus in dreams for frames that were seldom seen, by counting tokens."""
+"""An exploration bonus in dreams for frames that were seldom seen, by counting tokens."""
 
 from dataclasses import replace
 from functools import cache
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,17 +14,24 @@ from iris_gym.training.frame_cache import FrameCache
 from iris_gym.training.losses import Imagination
 from iris_gym.types import Trajectory
 
+MOST_ROWS = 10_000
+"""Of the replay that are counted. A larger one is counted at so many places, evenly, that an epoch does not take longer
+the more was collected."""
+
 ROWS_AT_ONCE = 256
-"""Of the replay, whose frames are fetched to be counted."""
+"""Whose frames are fetched to be counted."""
 
 
 class Novelty:
-    """Count-based exploration (Bellemare et al. 2016) with the frame's tokens as its hash code (Tang et al. 2017).
+    """Count-based exploration with a frame's tokens as its hash code (Bellemare et al. 2016; Tang et al. 2017).
 
-    A frame met n times in the replay has the novelty 1 / √n. One that was never met is not called novel: it may be
-    there to be found, but more often the dream has made it up. Counts are of the current tokenizer, which gives the
-    same tokens to what looks alike, and made anew when it has learned or the replay has grown. `replay` may be None
-    where `bonus` is never asked for.
+    A frame met n times in the replay has the novelty 1 / √n. Two things are otherwise than there, since these dreams
+    are a small model's. A frame that was never met is not called novel: more often than found, it is made up. And the
+    mean is subtracted, so that a common frame costs what a rare one gains, and long dreams are worth no more than
+    short ones; ends, whose frames nobody sees, lie at the mean.
+
+    Counts are of the current tokenizer, which gives the same tokens to what looks alike, and made anew when it has
+    learned or the replay has grown. `replay` may be None where `bonus` is never asked for.
     """
 
     def __init__(self, frame_cache: FrameCache, replay: Replay | None, weight: float) -> None:
@@ -33,37 +41,38 @@ class Novelty:
         self._counted: tuple[int, int] | None = None  # the versions of tokenizer and replay
 
     def bonus(self, trajectory: Trajectory) -> Tensor:
-        """For each step `weight` times the novelty of the frame that it led to: (B, H) float32, the last one zero.
+        """For each step `weight` times the novelty of the frame that it led to, less the mean: (B, H) float32.
 
-        Less its mean: going on is worth nothing in itself. It is zero, and does not count in the mean, for a step to a
-        frame that was never met, to an end or behind one.
+        Zero, and not in the mean, for a step to a frame that was never met, to an end or behind one; and for the last.
         """
         counts, ends = self.counts(trajectory.tokens[:, 1:]), trajectory.ends[:, :-1]
         known = before_end(ends) & ~ends & (counts > 0)
-        novelty = torch.rsqrt(counts.clamp(min=1).float())
+        novelty = torch.rsqrt(counts.clamp(min=1))
         mean = (novelty * known).sum() / known.sum().clamp(min=1)
         bonus = torch.zeros_like(trajectory.rewards)
         bonus[:, :-1] = self.weight * known * (novelty - mean)
         return bonus
 
     def counts(self, tokens: Tensor) -> Tensor:
-        """How often frames (…, K) int64 are in the replay: (…) int64."""
+        """How often frames (…, K) int64 are in the replay, estimated where it is large: (…) float32."""
         self._count()
         hashes = hashed(tokens)
         places = torch.searchsorted(self._hashes, hashes).clamp(max=len(self._hashes) - 1)
-        return torch.where(self._hashes[places] == hashes, self._counts[places], 0)
+        return torch.where(self._hashes[places] == hashes, self._counts[places], 0.0)
 
     def _count(self) -> None:
         """Count unless nothing has changed; what was encoded for the other components is not encoded again."""
         assert self.replay is not None, "without a replay nothing is learned"
-        current = version(self.frame_cache.original), len(self.replay)
+        stored = len(self.replay)
+        current = version(self.frame_cache.original), stored
         if current == self._counted:
             return
-        hashes = []
-        for row in range(0, len(self.replay), ROWS_AT_ONCE):
-            segment = self.replay.steps(row, min(row + ROWS_AT_ONCE, len(self.replay)))
-            hashes.append(hashed(self.frame_cache.tokens(segment)[:, 0]))
-        self._hashes, self._counts = torch.unique(torch.cat(hashes), return_counts=True)
+        counted = min(stored, MOST_ROWS)
+        rows = np.arange(counted) * stored // counted
+        pieces = np.split(rows, range(ROWS_AT_ONCE, counted, ROWS_AT_ONCE))
+        tokens = (self.frame_cache.tokens(self.replay.single_steps(piece))[:, 0] for piece in pieces)
+        self._hashes, counts = torch.unique(torch.cat([hashed(some) for some in tokens]), return_counts=True)
+        self._counts = counts * (stored / counted)
         self._counted = current
 
 
@@ -75,8 +84,8 @@ def hashed(tokens: Tensor) -> Tensor:
 @cache
 def _factors(count: int, device: torch.device) -> Tensor:
     """Odd numbers, drawn once and for all."""
-    source = torch.Generator().manual_seed(0)
-    return (torch.randint(-(2**62), 2**62, (count,), generator=source) * 2 + 1).to(device)
+    drawn = torch.randint(-(2**62), 2**62, (count,), generator=torch.Generator().manual_seed(0), device="cpu")
+    return (drawn * 2 + 1).to(device)
 
 
 def with_novelty(imagination: Imagination, novelty: Novelty) -> Imagination:

@@ -71,6 +71,16 @@ def test_amortised_is_what_the_epoch_computes_in_which_collection_ends(bench):
     assert made.computed_in_all()["world_model"].encoded == pytest.approx(80 + 3 * 100)  # it starts in the second
 
 
+def test_counting_what_is_novel_is_an_epochs_work_and_no_updates(bench):
+    """An update is timed without it, and the frames that it has encoded are in the projection."""
+    config = IRISConfig.tiny(novelty_weight=1.0, autoencoder_updates_per_epoch=1)
+    timed, plain = bench(config), bench(config.replace(novelty_weight=0.0))
+    timed.phase("actor_critic").run()
+    last = [made.computed[-1] for made in (timed, plain)]
+    assert last[0]["world_model"] == last[1]["world_model"]
+    assert last[0]["actor_critic"].encoded > last[1]["actor_critic"].encoded
+
+
 def test_lpips_is_timed_without_its_weights(bench):
     made = bench(IRISConfig.tiny(perceptual_weight=1.0))
     made.phase("autoencoder").run()

@@ -43,13 +43,13 @@ def test_the_actor_critic_finds_the_tokens_of_the_world_model_but_no_pictures():
     assert epoch["actor_critic"].reconstructed == pytest.approx(100 * drawn_share(2, 100, 40))
 
 
-def test_who_counts_all_frames_encodes_those_that_the_others_left():
-    readers = {"world_model": Reader(plan(updates=3)), "actor_critic": Reader(plan(start_after=1), counts=True)}
+@pytest.mark.parametrize(("counts", "share"), [(1000, 1.0), (30, 0.2)])
+def test_who_counts_frames_encodes_those_that_the_others_left(counts, share):
+    readers = {"world_model": Reader(plan(updates=3)), "actor_critic": Reader(plan(start_after=1), counts=counts)}
     first, second = frames_computed(readers, plan(stop_after=1), [100, 150])
     assert first["actor_critic"] == Computed(0.0, 0.0)  # nor does it count before it learns
-    assert second["world_model"].encoded + second["actor_critic"].encoded == pytest.approx(
-        150 - first["world_model"].encoded
-    )
+    left = 150 - first["world_model"].encoded - second["world_model"].encoded
+    assert second["actor_critic"].encoded == pytest.approx(left * (1 - (1 - share) * (1 - drawn_share(2, 150, 50))))
 
 
 def test_the_average_is_what_drawing_gives():

@@ -53,6 +53,16 @@ def replay():
         yield replay
 
 
+def test_single_steps_are_the_rows_that_were_asked_for(replay: Replay):
+    fill(replay, 3, 2)
+    segment = replay.single_steps(np.array([4, 1]))
+    assert segment.frames.shape == (2, 1, *FRAME_SHAPE) and segment.mask.all()
+    assert segment.actions.tolist() == [[4], [1]] and segment.rewards.tolist() == [[2.0], [0.5]]
+    assert segment.ends.tolist() == [[True], [False]]
+    assert np.array_equal(segment.frames[0, 0].numpy(), make_frame(4))
+    assert segment.rows is not None and segment.rows.tolist() == [[4], [1]]
+
+
 # Adding
 
 

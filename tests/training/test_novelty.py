@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from iris_gym import IRISConfig, build_models
 from iris_gym.assembly import build_learners
 from iris_gym.data.replay import Replay
-from iris_gym.training.frame_cache import FrameCache
+from iris_gym.training.frame_cache import CPU_BATCH, FrameCache
 from iris_gym.training.novelty import ROWS_AT_ONCE, Novelty, hashed, with_novelty
 from iris_gym.training.randomness import RandomStreams
 from iris_gym.types import Trajectory
@@ -75,11 +75,21 @@ def test_all_rows_are_counted_where_they_are_fetched_in_several_pieces():
         assert Novelty(FrameCache(LevelTokenizer()), replay, 1.0).counts(tokens_of(1, 2)).tolist() == [ROWS_AT_ONCE, 3]
 
 
+def test_a_large_replay_is_counted_at_places_all_over_it(monkeypatch):
+    monkeypatch.setattr("iris_gym.training.novelty.MOST_ROWS", 8)
+    tokenizer = LevelTokenizer()
+    with Replay(None, chunk_rows=64) as replay:
+        fill(replay, [1] * 10 + [2] * 30)
+        counts = Novelty(FrameCache(tokenizer), replay, 1.0).counts(tokens_of(1, 2, 3))
+    assert counts.tolist() == [10, 30, 0]
+    assert tokenizer.encoded == CPU_BATCH  # one batch, filled up
+
+
 def test_nothing_is_encoded_twice(replay, monkeypatch):
     monkeypatch.setattr("iris_gym.training.frame_cache.CPU_BATCH", 1)
     tokenizer = LevelTokenizer()
     cache = FrameCache(tokenizer)
-    cache.tokens(replay.steps(1, 3))
+    cache.tokens(replay.single_steps(np.array([1, 2])))
     novelty = Novelty(cache, replay, 1.0)
     for _ in range(2):
         novelty.counts(tokens_of(1))
@@ -126,20 +136,21 @@ def test_hashes_are_the_same_in_every_run():
 
 
 def updated(replay: Replay | None, **changes) -> torch.Tensor:
-    """The policy's weights after one update in dreams of noise."""
+    """The policy's weights after one update in dreams of noise; where there is a bonus, it has a metric."""
     torch.manual_seed(0)
     config = IRISConfig.tiny(**changes)
     models = build_models(config, 3, "cpu")
     learner = build_learners(config, models, RandomStreams(0, torch.device("cpu")), replay)[-1]
     with Replay(None, chunk_rows=64) as other:
         fill(other, [1, 2, 3])
-        learner.update(learner.plan.draw(replay or other, np.random.default_rng(0)), epoch=1)
+        metrics = learner.update(learner.plan.draw(replay or other, np.random.default_rng(0)), epoch=1)
+    assert bool(metrics.get("exploration_bonus", False)) == (config.novelty_weight > 0)
     return models.actor_critic.actor.weight.detach()
 
 
 def test_the_actor_critic_learns_from_the_bonus_whole_or_in_parts(replay, monkeypatch):
     # What is dreamed of noise was never met, and so has no bonus.
-    monkeypatch.setattr(Novelty, "counts", lambda self, tokens: tokens.sum(-1))
+    monkeypatch.setattr(Novelty, "counts", lambda self, tokens: tokens.sum(-1).float())
     plain, novel = updated(replay), updated(replay, novelty_weight=1.0)
     assert not torch.equal(plain, novel)
     parts = updated(replay, novelty_weight=1.0, accumulate_gradients=2)
