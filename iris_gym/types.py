@@ -4,7 +4,8 @@ Letters in shapes: B rows of a batch, L timesteps of a segment, H timesteps of a
 Frames are uint8 where they are stored and float32 in [0, 1] between modules.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,25 +36,11 @@ class Segment:
 
     def steps(self, steps: slice) -> "Segment":
         """Some of the L steps."""
-        return Segment(
-            frames=self.frames[:, steps],
-            actions=self.actions[:, steps],
-            rewards=self.rewards[:, steps],
-            ends=self.ends[:, steps],
-            mask=self.mask[:, steps],
-            rows=None if self.rows is None else self.rows[:, steps],
-        )
+        return _part(self, (slice(None), steps))
 
     def take(self, batch: slice) -> "Segment":
         """Some of the B rows of the batch."""
-        return Segment(
-            frames=self.frames[batch],
-            actions=self.actions[batch],
-            rewards=self.rewards[batch],
-            ends=self.ends[batch],
-            mask=self.mask[batch],
-            rows=None if self.rows is None else self.rows[batch],
-        )
+        return _part(self, batch)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,11 +66,13 @@ class Trajectory:
 
     def take(self, batch: slice) -> "Trajectory":
         """Some of the B rows of the batch."""
-        return Trajectory(
-            frames=self.frames[batch],
-            actions=self.actions[batch],
-            rewards=self.rewards[batch],
-            ends=self.ends[batch],
-            tokens=self.tokens[batch],
-            bonus=None if self.bonus is None else self.bonus[batch],
-        )
+        return _part(self, batch)
+
+
+Batched = TypeVar("Batched", Segment, Trajectory)
+
+
+def _part(data: Batched, index: slice | tuple[slice, slice]) -> Batched:
+    """The same with that part of each column, where there is one."""
+    columns: dict[str, Any] = {field.name: getattr(data, field.name) for field in fields(data)}
+    return replace(data, **{name: column[index] for name, column in columns.items() if column is not None})
