@@ -187,7 +187,7 @@ def build_learners(
 ) -> list[Learner]:
     """Autoencoder, world model and actor-critic in the order in which an epoch trains them.
 
-    In `replay` it is counted what is novel; without one they can learn only where `novelty_weight` is 0.
+    In `replay` it is counted what is novel; it may be None where `novelty_weight` is 0.
     """
     frozen = freeze(config, models)
     cache = FrameCache(models.tokenizer, frozen.tokenizer)
@@ -334,6 +334,7 @@ def _actor_critic_learner(
     parts = config.accumulate_gradients
     imagination = build_imagination(config, models, frozen, streams.imagining)
     if config.novelty_weight:
+        assert replay is not None, "what is novel is counted in a replay"
         imagination = with_novelty(imagination, Novelty(cache, replay, config.novelty_weight))
     objective = partial(
         models.actor_critic.loss,

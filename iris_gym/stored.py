@@ -30,8 +30,9 @@ def check_stored(state: dict[str, Any], headers: Headers, source: str) -> None:
     """Raise `UsageError` unless a checkpoint's or a saved file's state is complete and all its tensors fit it."""
     config, models = _expected(state, TRAINING, f"{source}: {STATE_FILE}")
     check_weights(models, headers[WEIGHTS_FILE], source)
+    plain = config.replace(novelty_weight=0.0)  # which would need a replay, and has nothing that is stored
     with torch.device("meta"):
-        learners = build_learners(config, models, RandomStreams(0, torch.device("cpu")))
+        learners = build_learners(plain, models, RandomStreams(0, torch.device("cpu")))
     optimizers = {learner.name: learner.optimizer for learner in learners}
     check_run(state, f"{source}: {STATE_FILE}")
     metrics, collection = state["trainer"]["metric_counts"], _collection(state, config.lstm_dim)

@@ -129,8 +129,8 @@ class Bench:
         self.models = models_to_time(config, self.num_actions, device)
         self.policy = build_acting(config, self.models)
         # Without novelty, whose counting is an epoch's work, not that of the update that happens to be the first.
-        updates = build_learners(config.replace(novelty_weight=0.0), self.models, self.streams)
-        self.learners = {learner.name: learner for learner in updates}
+        learners = build_learners(config.replace(novelty_weight=0.0), self.models, self.streams)
+        self.learners = {learner.name: learner for learner in learners}
         self.trainer = build_trainer(config, self.models, replay, self.streams)
         self.frozen = freeze(config, self.models)
         self.cache = FrameCache(self.models.tokenizer, self.frozen.tokenizer)

@@ -31,10 +31,10 @@ class Novelty:
     short ones; ends, whose frames nobody sees, lie at the mean.
 
     Counts are of the current tokenizer, which gives the same tokens to what looks alike, and made anew when it has
-    learned or the replay has grown. `replay` may be None where `bonus` is never asked for.
+    learned or the replay has grown.
     """
 
-    def __init__(self, frame_cache: FrameCache, replay: Replay | None, weight: float) -> None:
+    def __init__(self, frame_cache: FrameCache, replay: Replay, weight: float) -> None:
         self.frame_cache = frame_cache
         self.replay = replay
         self.weight = weight
@@ -62,7 +62,6 @@ class Novelty:
 
     def _count(self) -> None:
         """Count unless nothing has changed; what was encoded for the other components is not encoded again."""
-        assert self.replay is not None, "without a replay nothing is learned"
         stored = len(self.replay)
         current = version(self.frame_cache.original), stored
         if current == self._counted:

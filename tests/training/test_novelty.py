@@ -135,15 +135,13 @@ def test_hashes_are_the_same_in_every_run():
     assert hashed(torch.tensor([[1, 2, 3]])).tolist() == [-7840517603874408122]
 
 
-def updated(replay: Replay | None, **changes) -> torch.Tensor:
+def updated(replay: Replay, **changes) -> torch.Tensor:
     """The policy's weights after one update in dreams of noise; where there is a bonus, it has a metric."""
     torch.manual_seed(0)
     config = IRISConfig.tiny(**changes)
     models = build_models(config, 3, "cpu")
     learner = build_learners(config, models, RandomStreams(0, torch.device("cpu")), replay)[-1]
-    with Replay(None, chunk_rows=64) as other:
-        fill(other, [1, 2, 3])
-        metrics = learner.update(learner.plan.draw(replay or other, np.random.default_rng(0)), epoch=1)
+    metrics = learner.update(learner.plan.draw(replay, np.random.default_rng(0)), epoch=1)
     assert bool(metrics.get("exploration_bonus", False)) == (config.novelty_weight > 0)
     return models.actor_critic.actor.weight.detach()
 
@@ -155,9 +153,9 @@ def test_the_actor_critic_learns_from_the_bonus_whole_or_in_parts(replay, monkey
     assert not torch.equal(plain, novel)
     parts = updated(replay, novelty_weight=1.0, accumulate_gradients=2)
     torch.testing.assert_close(parts, novel, rtol=1e-4, atol=1e-6)
-    assert torch.equal(updated(None), updated(None, novelty_weight=0.0))
 
 
-def test_without_a_replay_nothing_can_be_counted():
-    with pytest.raises(AssertionError, match="without a replay"):
-        updated(None, novelty_weight=1.0)
+def test_without_a_replay_there_is_nothing_to_count_and_no_learner():
+    models, streams = build_models(IRISConfig.tiny(), 3, "cpu"), RandomStreams(0, torch.device("cpu"))
+    with pytest.raises(AssertionError, match="counted in a replay"):
+        build_learners(IRISConfig.tiny(novelty_weight=1.0), models, streams)
