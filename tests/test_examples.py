@@ -33,31 +33,58 @@ def trained(tmp_path_factory) -> Path:
     return path
 
 
-def mean_return(result: dict, steps: int, way: str) -> float | None:
-    return next((p["evaluations"][way]["mean"] for p in result["points"] if p["env_steps"] == steps), None)
+README_TABLES = {  # folder: steps, decimals and environments, which one alone has no column for
+    "steps_3000": ((1000, 2000, 3000), 3, ("MiniGrid-Empty-5x5", "MiniGrid-LavaGapS5")),
+    "steps_5000": ((1000, 2000, 3000, 4000, 5000), 2, ("MinAtar-Breakout",)),
+}
 
 
-def test_the_readmes_table_of_results_is_that_of_the_files():
-    """Each cell of each seed, and every finished run of IRIS is there; all of them of `small` as it is today."""
-    seeds, shown = re.compile(r"\| (?:([\w-]+) \| )?IRIS, seed (\d) \|(.*)\|(.*)\|$"), set()
-    steps, text = {}, (EXAMPLES.parent / "README.md").read_text()
-    for line in text.split("## Does it learn?")[1].split("\n## ")[0].splitlines():
-        if "CPU seconds |" in line:
-            header = [cell.strip(" ").removesuffix(" steps").replace(",", "") for cell in line.split("|")]
-            steps = [int(cell) for cell in header if cell.isdigit()]
-        if found := seeds.match(line):
-            environment, seed, means, cpu_seconds = found.groups()
-            folder, environment = f"steps_{steps[-1]}", environment or "MinAtar-Breakout"
-            file = EXAMPLES / "study_results" / folder / f"iris__{environment}__{seed}.json"
-            result = json.loads(file.read_text())
-            small = SMALL | dict(eval_interval=0)  # the study evaluates by itself
-            assert {name: result["settings"][name] for name in small} == small, file.name
-            for at, cell in zip(steps, means.split("|"), strict=True):
-                decimals = len(cell.strip().partition(".")[2])
-                assert f"{mean_return(result, at, 'temperature 0.5'):.{decimals}f}" == cell.strip(), (file.name, at)
-            assert f"{result['points'][-1]['cpu_seconds']:,.0f}" == cpu_seconds.strip(), file.name
-            shown.add(file)
-    assert shown == set((EXAMPLES / "study_results").rglob("iris__*.json"))
+def results_of(folder: str, agent: str, environment: str) -> list[dict]:
+    files = sorted((EXAMPLES / "study_results" / folder).glob(f"{agent}__{environment}__*.json"))
+    return [json.loads(file.read_text()) for file in files]
+
+
+def means_at(results: list[dict], steps: int, way: str) -> list[float]:
+    points = [next(point for point in result["points"] if point["env_steps"] == steps) for result in results]
+    return [point["evaluations"][way]["mean"] for point in points]
+
+
+@pytest.fixture
+def interquartile_mean(monkeypatch):
+    monkeypatch.syspath_prepend(EXAMPLES)
+    return importlib.import_module("study_parts.report").interquartile_mean
+
+
+def test_the_readmes_results_are_those_of_the_files(interquartile_mean):
+    """Row by row, no finished run of IRIS left out, and all of them of `small` as it is today."""
+    small, expected, random, read = SMALL | dict(eval_interval=0), [], [], 0  # the study evaluates by itself
+    for folder, (steps, decimals, environments) in README_TABLES.items():
+
+        def row(label, results, way, seconds=True, steps=steps, decimals=decimals):
+            means = [interquartile_mean(means_at(results, at, way))[0] for at in steps]
+            taken = [f"{seconds:,.0f}" for seconds in sorted(result["points"][-1]["cpu_seconds"] for result in results)]
+            spread = " to ".join(dict.fromkeys((taken[0], taken[-1]))) if seconds else ""
+            cells = [label, *(f"{mean:.{decimals}f}" for mean in means), spread]
+            return "| " + " | ".join(cells) + (" |" if spread else "|")
+
+        for environment in environments:
+            iris, ppo = (results_of(folder, agent, environment) for agent in ("iris", "ppo"))
+            random.append(interquartile_mean(means_at(results_of(folder, "random", environment), 0, "sampled"))[0])
+            read += len(iris)
+            for result in iris:
+                assert {name: result["settings"][name] for name in small} == small, (environment, result["seed"])
+            named = f"{environment} | " if len(environments) > 1 else ""
+            blank = "| " if named else ""
+            expected += [row(f"{named}IRIS, seed {found['seed']}", [found], "temperature 0.5") for found in iris]
+            if len(iris) > 2:
+                expected.append(row(f"{blank}interquartile mean of {len(iris)}", iris, "temperature 0.5", False))
+            for way, seconds in (("sampled", True), ("greedy", False)):
+                expected.append(row(f"{blank}PPO, {way}, the same of {len(ppo)}", ppo, way, seconds))
+    text = (EXAMPLES.parent / "README.md").read_text().split("## Does it learn?")[1].split("\n## ")[0]
+    assert [line for line in text.splitlines() if re.match(r"\|.*(IRIS|interquartile|PPO)", line)] == expected
+    assert read == len(list((EXAMPLES / "study_results").rglob("iris__*.json")))
+    empty, lava, breakout = (f"{mean:.2f}" for mean in random)
+    assert f"random actions get {empty} there, {lava} in LavaGapS5 and {breakout} in Breakout" in text
 
 
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.name)
