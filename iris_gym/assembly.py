@@ -277,7 +277,7 @@ def _autoencoder_learner(config: IRISConfig, models: Models) -> Learner:
             (0.9, config.autoencoder_adam_beta2),
             fused=_fused(models.tokenizer),
         ),
-        autoencoder_loss(models.tokenizer),
+        autoencoder_loss(models.tokenizer, config.autoencoder_batch_size),
         LearnerPlan(
             start_after=config.start_autoencoder_after,
             slow_after=config.slow_autoencoder_after,
@@ -288,10 +288,11 @@ def _autoencoder_learner(config: IRISConfig, models: Models) -> Learner:
             batch_size=config.autoencoder_batch_size,
             segment_length=1,
             align="start",
+            hard_share=config.hard_examples,
         ),
         max_gradient_norm=config.max_gradient_norm,
         numerics=_numerics(config, models.tokenizer),
-        loss_parts=autoencoder_parts(models.tokenizer, parts) if parts > 1 else None,
+        loss_parts=autoencoder_parts(models.tokenizer, config.autoencoder_batch_size, parts) if parts > 1 else None,
         max_bad_updates=config.max_bad_updates,
     )
 

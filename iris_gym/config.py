@@ -75,6 +75,11 @@ class IRISConfig:
     """Updates of the autoencoder's first epoch, which has all the experience before it to catch up with. None: as in
     any other epoch."""
 
+    hard_examples: float = 0.0
+    """Share of the autoencoder's batches, from its second epoch on, that are the worst reconstructed of seven times as
+    many frames (online hard example mining, Shrivastava et al. 2016). What only good play meets is a small part of a
+    replay, and is otherwise learned last. The metrics of these batches are worse than those of all frames."""
+
     transformer_layers: int = 10
     transformer_embed_dim: int = 256
     transformer_heads: int = 4
@@ -156,12 +161,12 @@ class IRISConfig:
     start_transformer_after: int = 15
     start_actor_critic_after: int = 35
     slow_autoencoder_after: int | None = None
-    """Epoch after which the autoencoder's learning rate falls linearly, to 1/20 at `stop_autoencoder_after`."""
+    """Epoch after which the autoencoder's learning rate falls linearly, to 1/10 at `stop_autoencoder_after`."""
     stop_autoencoder_after: int | None = None
     """Last epoch with `autoencoder_updates_per_epoch`; None: no end. A moving codebook spoils the world model's
     targets."""
     settled_autoencoder_updates: int = 0
-    """Updates an epoch after `stop_autoencoder_after`, at 1/20 of the learning rate: what is new in the environment is
+    """Updates an epoch after `stop_autoencoder_after`, at 1/10 of the learning rate: what is new in the environment is
     still learned, and the tokens of what is known stay as they are, but for a few."""
 
     random_steps: int = 0
@@ -336,8 +341,9 @@ NON_NEGATIVE = (
     "actor_critic_first_updates settled_autoencoder_updates novelty_weight"
 ).split()
 UNIT_INTERVAL = (
-    "codebook_decay autoencoder_adam_beta2 transformer_dropout discount td_lambda epsilon dreams_before_rewards".split()
-)
+    "codebook_decay autoencoder_adam_beta2 transformer_dropout discount td_lambda epsilon dreams_before_rewards "
+    "hard_examples"
+).split()
 YAML_SUFFIXES = (".yaml", ".yml")
 
 CONFIG_LIMIT = 200_000
@@ -366,6 +372,7 @@ SMALL: dict[str, Any] = dict(
     autoencoder_first_updates=1_500,
     autoencoder_updates_per_epoch=50,
     settled_autoencoder_updates=20,
+    hard_examples=0.5,
     transformer_layers=2,
     transformer_embed_dim=128,
     transformer_timesteps=5,  # with twice the segments of 10 it predicts twice as well after as many updates
@@ -389,7 +396,7 @@ SMALL: dict[str, Any] = dict(
     actor_critic_updates_per_epoch=40,
     sample_uniformly="steps",
     dreams_before_rewards=0.25,
-    novelty_weight=0.05,
+    novelty_weight=0.15,
     random_steps=1_000,
     epsilon=0.05,
     collect_temperature=2.0,  # a policy that is sure of itself where it has never been goes no further

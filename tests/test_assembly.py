@@ -98,6 +98,7 @@ def test_learners_have_the_numbers_of_the_config():
         transformer_first_updates=6,
         actor_critic_first_updates=7,
         dreams_before_rewards=0.5,
+        hard_examples=0.25,
     )
     with Replay(None, chunk_rows=32) as replay:
         trainer = new_trainer(config, replay)
@@ -111,6 +112,7 @@ def test_learners_have_the_numbers_of_the_config():
     assert (actor_critic.plan.start_after, actor_critic.plan.segment_length, actor_critic.plan.align) == (2, 4, "end")
     assert [learner.plan.first_updates for learner in trainer.learners] == [5, 6, 7]
     assert [learner.plan.before_rewards for learner in trainer.learners] == [0, 0, 0.5]
+    assert [learner.plan.hard_share for learner in trainer.learners] == [0.25, 0, 0]
     assert actor_critic.plan.lead == config.imagination_horizon
 
 

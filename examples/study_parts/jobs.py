@@ -35,6 +35,7 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "random heads": dict(zero_heads=False),
     "no feature norm": dict(feature_norm=False),
     "no novelty": dict(novelty_weight=0.0),
+    "no hard examples": dict(hard_examples=0.0),
     "dreams from anywhere": dict(dreams_before_rewards=0.0),
     "no random steps": dict(random_steps=0),
 }

@@ -46,6 +46,8 @@ PHASES: tuple[PhaseName, ...] = get_args(PhaseName)
 DREAM_ROWS = 64
 ACTIONS_TIMED = 20
 """Calls of the policy in one timing, since one alone is short."""
+LATER = 1_000_000
+"""An epoch in which every component learns as in most: behind its first one."""
 STORED_ROWS = 8192
 """Transitions of noise that the learners draw from, many beside a batch: no phase takes longer for what it sees."""
 
@@ -177,7 +179,7 @@ class Bench:
         plan = learner.plan
         return Phase(
             learner.name,
-            lambda: learner.update(self._segment(plan), epoch=1),
+            lambda: learner.update(self._segment(plan), LATER),
             plan.batch_size,
             "updates",
             cache=None if learner.name == "autoencoder" else self._cache_use(learner),
@@ -204,7 +206,7 @@ class Bench:
 
     def _segment(self, plan: LearnerPlan) -> Segment:
         """Always the same one, so that its frames are cached after the first update."""
-        return plan.draw(self.replay, np.random.default_rng(0))
+        return plan.draw(self.replay, np.random.default_rng(0), LATER)
 
     @torch.no_grad()
     def _change_tokenizer(self) -> None:

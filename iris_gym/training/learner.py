@@ -12,13 +12,14 @@ from torch.optim import Optimizer
 from iris_gym.accelerate import PLAIN, Numerics
 from iris_gym.data.replay import Replay
 from iris_gym.errors import RunError
+from iris_gym.training.hard_examples import CANDIDATES
 from iris_gym.training.losses import Loss
 from iris_gym.training.parts import LossParts
 from iris_gym.types import Segment
 
 LossAndMetrics = tuple[Tensor, dict[str, Tensor]]
 
-LAST_FACTOR = 0.05
+LAST_FACTOR = 0.1
 """Of the learning rate, in the last epoch of a component that slows before it stops."""
 
 CHECK_INTERVAL = 100
@@ -50,6 +51,7 @@ class LearnerPlan:
     settled_updates: int = 0  # in each epoch after `stop_after`, at the last learning rate
     before_rewards: float = 0.0  # share of the segments whose steps are drawn from the `lead` steps up to a reward
     lead: int = 1
+    hard_share: float = 0.0  # of a batch, from its second epoch on; the loss takes the hardest of what is drawn
 
     def updates_in(self, epoch: int) -> int:
         """Updates in `epoch`, counted from 1."""
@@ -61,10 +63,15 @@ class LearnerPlan:
             return self.first_updates
         return self.updates_per_epoch
 
-    def draw(self, replay: Replay, generator: np.random.Generator) -> Segment:
-        """What one update learns from."""
+    def draws_in(self, epoch: int) -> int:
+        """Segments that are drawn for an update in `epoch`: the batch, and what is drawn to find hard examples."""
+        hard = round(self.hard_share * self.batch_size) if epoch > self.start_after + 1 else 0
+        return self.batch_size + hard * (CANDIDATES - 1)
+
+    def draw(self, replay: Replay, generator: np.random.Generator, epoch: int) -> Segment:
+        """What one update in `epoch` learns from."""
         return replay.sample_segments(
-            self.batch_size,
+            self.draws_in(epoch),
             self.segment_length,
             generator=generator,
             align=self.align,

@@ -16,6 +16,7 @@ from iris_gym.models.actor_critic import ActorCritic
 from iris_gym.models.tokenizer import Tokenizer, foreground
 from iris_gym.models.world_model import Shares, WorldModel
 from iris_gym.training.frame_cache import FrameCache
+from iris_gym.training.hard_examples import with_hardest
 from iris_gym.training.losses import Imagination, Objective
 from iris_gym.types import Segment
 
@@ -32,11 +33,11 @@ def slices(batch: int, parts: int) -> list[slice]:
     return [slice(start, stop) for start, stop in zip(bounds, bounds[1:], strict=False)]
 
 
-def autoencoder_parts(tokenizer: Tokenizer, parts: int) -> LossParts:
+def autoencoder_parts(tokenizer: Tokenizer, batch_size: int, parts: int) -> LossParts:
     """As `autoencoder_loss`, in parts."""
 
     def loss_parts(segment: Segment) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
-        frames = unit_frames(segment.frames[:, 0])
+        frames = with_hardest(tokenizer, unit_frames(segment.frames[:, 0]), batch_size)
         weights = foreground(frames) if tokenizer.foreground_weight else None
         pieces = slices(len(frames), parts)
 

@@ -211,7 +211,7 @@ class Trainer:
     def _learn(self, learner: Learner) -> Iterator[Event]:
         plan = learner.plan
         while self.position.done < plan.updates_in(self.position.epoch):
-            segment = plan.draw(self.replay, self.generator)
+            segment = plan.draw(self.replay, self.generator, self.position.epoch)
             self.metrics.add(learner.name, learner.update(segment, self.position.epoch))
             self.position.done += 1
             yield UpdateDone(learner.name)

@@ -1,10 +1,14 @@
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from iris_gym import IRISConfig, build_models
 from iris_gym.assembly import build_learners
+from iris_gym.benchmark.noise import fill_with_noise
+from iris_gym.data.replay import Replay
 from iris_gym.errors import RunError
+from iris_gym.training.hard_examples import CANDIDATES
 from iris_gym.training.learner import Diverged, Learner, LearnerPlan
 from iris_gym.training.randomness import RandomStreams
 from iris_gym.types import Segment
@@ -55,13 +59,24 @@ def test_the_first_epoch_may_have_more_and_those_after_the_stop_a_few():
     settling = plan(start_after=2, stop_after=4, first_updates=50, settled_updates=1)
     assert [settling.updates_in(epoch) for epoch in range(1, 7)] == [0, 0, 50, 3, 1, 1]
     assert plan(start_after=2, first_updates=0).updates_in(3) == 0
-    assert [settling.learning_rate_factor(epoch) for epoch in range(3, 7)] == [1, 1, 0.05, 0.05]
+    assert [settling.learning_rate_factor(epoch) for epoch in range(3, 7)] == [1, 1, 0.1, 0.1]
 
 
-def test_the_learning_rate_falls_linearly_from_slow_after_to_a_twentieth_at_stop_after():
+def test_the_learning_rate_falls_linearly_from_slow_after_to_a_tenth_at_stop_after():
     slowing = plan(slow_after=2, stop_after=4)
-    assert [slowing.learning_rate_factor(epoch) for epoch in range(1, 5)] == pytest.approx([1, 1, 0.525, 0.05])
+    assert [slowing.learning_rate_factor(epoch) for epoch in range(1, 5)] == pytest.approx([1, 1, 0.55, 0.1])
     assert plan(stop_after=4).learning_rate_factor(4) == 1
+
+
+@pytest.mark.parametrize(("share", "hard"), [(0.0, 0), (0.5, 4), (0.7, 6), (1.0, 8)])
+def test_candidates_for_hard_examples_are_drawn_from_the_second_epoch_on(share: float, hard: int):
+    drawing = plan(start_after=2, stop_after=4, settled_updates=1, batch_size=8, hard_share=share)
+    more = hard * (CANDIDATES - 1)
+    assert [drawing.draws_in(epoch) for epoch in range(3, 7)] == [8, 8 + more, 8 + more, 8 + more]
+    with Replay(None, chunk_rows=32) as replay:
+        fill_with_noise(replay, 20, num_actions=2)
+        segments = [drawing.draw(replay, np.random.default_rng(0), epoch) for epoch in (3, 4)]
+    assert [len(segment.frames) for segment in segments] == [8, 8 + more]
 
 
 # Updates
@@ -71,9 +86,9 @@ def test_an_update_steps_by_the_learning_rate_of_its_epoch():
     module = Slope(1.0)
     trained = learner(module, slow_after=0, stop_after=2)
     trained.update(SEGMENT, epoch=2)
-    assert module.weight.item() == pytest.approx(5 - 0.05)
+    assert module.weight.item() == pytest.approx(5 - 0.1)
     trained.update(SEGMENT, epoch=1)
-    assert module.weight.item() == pytest.approx(5 - 0.05 - 0.525)
+    assert module.weight.item() == pytest.approx(5 - 0.1 - 0.55)
 
 
 def test_the_module_leaves_training_mode_even_where_its_loss_raises():

@@ -1,5 +1,6 @@
 from functools import partial
 
+import pytest
 import torch
 from torch import nn
 
@@ -11,6 +12,7 @@ from iris_gym.models.world_model import WorldModel
 from iris_gym.nn.convnet import strided_decoder, strided_encoder
 from iris_gym.nn.quantizer import EMAQuantizer
 from iris_gym.training.frame_cache import FrameCache
+from iris_gym.training.hard_examples import CANDIDATES
 from iris_gym.training.losses import actor_critic_loss, autoencoder_loss, imagine, world_model_loss
 from iris_gym.types import Segment
 
@@ -58,7 +60,7 @@ def all_have_gradients(module: nn.Module) -> bool:
 def test_the_autoencoder_learns_from_single_frames_in_unit_scale():
     tokenizer, world_model, actor_critic = models()
     data = segment(1)
-    loss, metrics = autoencoder_loss(tokenizer)(data)
+    loss, metrics = autoencoder_loss(tokenizer, batch_size=2)(data)
     expected, _ = tokenizer.loss(data.frames[:, 0].float() / 255)
     assert loss.item() == expected.item()
     assert "reconstruction_loss" in metrics
@@ -66,6 +68,18 @@ def test_the_autoencoder_learns_from_single_frames_in_unit_scale():
     assert all_have_gradients(tokenizer)
     assert not has_gradient(world_model)
     assert not has_gradient(actor_critic)
+
+
+def test_the_autoencoder_learns_from_the_hardest_of_more_frames_than_a_batch():
+    tokenizer, _, _ = models()
+    data = segment(1, batch=1 + CANDIDATES)
+    loss, metrics = autoencoder_loss(tokenizer, batch_size=2)(data)
+    frames = data.frames[:, 0].float() / 255
+    errors = [(tokenizer.reconstruct(frame[None]) - frame).square().mean().item() for frame in frames]
+    worst = max(range(1, len(errors)), key=errors.__getitem__)
+    expected, _ = tokenizer.loss(frames[[0, worst]])
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
+    assert metrics["token_counts"].sum() == 2 * K
 
 
 def test_the_world_model_learns_from_tokens_and_nothing_flows_into_the_tokenizer():
