@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from iris_gym import IRISConfig, build_models
 from iris_gym.training.hard_examples import CANDIDATES, with_hardest
 
 BATCH, HARD = 4, 2
@@ -48,3 +49,11 @@ def test_candidates_are_looked_at_a_batch_at_a_time_and_without_gradient():
 def test_a_whole_batch_may_be_of_hard_examples():
     taken = with_hardest(Halves(), frames_of(list(range(BATCH * CANDIDATES))), BATCH)
     assert (taken[:, 0, 0, 0] * 255).round().tolist() == [27, 26, 25, 24]
+
+
+def test_what_autocast_made_of_the_weights_to_look_at_frames_does_not_serve_learning():
+    tokenizer = build_models(IRISConfig.tiny(), 3, "cpu").tokenizer
+    with torch.autocast("cpu", torch.bfloat16):
+        loss, _ = tokenizer.loss(with_hardest(tokenizer, torch.rand(1 + CANDIDATES, 3, 64, 64), 2))
+    loss.backward()
+    assert all(parameter.grad is not None and parameter.grad.any() for parameter in tokenizer.parameters())
