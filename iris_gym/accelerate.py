@@ -66,8 +66,11 @@ class Numerics:
             torch.backends.cuda.matmul.allow_tf32 = before
 
     def forward(self, device: torch.device) -> torch.autocast:
-        """Around the forward pass; the backward pass follows its dtypes."""
-        return torch.autocast(device.type, self.dtype, enabled=self.dtype != torch.float32)
+        """Around the forward pass; the backward pass follows its dtypes.
+
+        Weights are cast each time: in older torch what was cast without gradient served a pass that needed one.
+        """
+        return torch.autocast(device.type, self.dtype, enabled=self.dtype != torch.float32, cache_enabled=False)
 
 
 PLAIN = Numerics()

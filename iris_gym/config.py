@@ -76,9 +76,10 @@ class IRISConfig:
     any other epoch."""
 
     hard_examples: float = 0.0
-    """Share of the autoencoder's batches, from its second epoch on, that are the worst reconstructed of seven times as
-    many frames (online hard example mining, Shrivastava et al. 2016). What only good play meets is a small part of a
-    replay, and is otherwise learned last. The metrics of these batches are worse than those of all frames."""
+    """Share of the autoencoder's batches, rounded to frames, that are the worst reconstructed of seven times as many
+    (online hard example mining, Shrivastava et al. 2016), from its second epoch on. What only good play meets is a
+    small part of a replay, and is otherwise learned last. `autoencoder/` metrics are then those of hard batches, worse
+    than of all frames."""
 
     transformer_layers: int = 10
     transformer_embed_dim: int = 256
@@ -167,7 +168,7 @@ class IRISConfig:
     targets."""
     settled_autoencoder_updates: int = 0
     """Updates an epoch after `stop_autoencoder_after`, at 1/10 of the learning rate: what is new in the environment is
-    still learned, and the tokens of what is known stay as they are, but for a few."""
+    still learned, and most tokens of what is known stay as they are."""
 
     random_steps: int = 0
     """Environment steps at the beginning whose actions are uniformly random."""

@@ -56,6 +56,7 @@ def test_devices_of_an_unknown_kind_have_no_bf16():
 def test_the_forward_pass_alone_is_in_the_lower_precision():
     layer, x = nn.Linear(3, 3), torch.ones(1, 3)
     with Numerics(torch.bfloat16).forward(CPU):
+        assert not torch.is_autocast_cache_enabled()
         y = layer(x)
     assert (y.dtype, layer(x).dtype, layer.weight.dtype) == (torch.bfloat16, torch.float32, torch.float32)
     with Numerics().forward(CPU):

@@ -11,7 +11,8 @@ FORMULA = (
     "frames reconstructed × seconds to reconstruct one), over the whole schedule. Of U frames in a replay of N whose "
     "tokens or pictures are not known since the tokenizer last changed, an epoch of n segments of L frames computes "
     "U (1 - (1 - L / N)^n), for the world model first, whose tokens the actor-critic finds; with "
-    "novelty_weight it encodes those it counts, too. Not in it: evaluations, whose games may take any number of steps, "
+    "novelty_weight it encodes those it counts, too. A first epoch's updates are taken to cost what later ones do. "
+    "Not in it: evaluations, whose games may take any number of steps, "
     "checkpoints and pictures"
 )
 

@@ -12,7 +12,7 @@ from iris_gym.models.actor_critic import ActorCritic
 from iris_gym.models.tokenizer import Tokenizer
 from iris_gym.models.world_model import WorldModel
 from iris_gym.training.frame_cache import FrameCache
-from iris_gym.training.hard_examples import with_hardest
+from iris_gym.training.hard_examples import mine_hard_examples
 from iris_gym.types import DreamStep, RecurrentState, Segment, Trajectory
 
 Loss = Callable[[Segment], tuple[Tensor, dict[str, Tensor]]]
@@ -20,10 +20,11 @@ Loss = Callable[[Segment], tuple[Tensor, dict[str, Tensor]]]
 
 
 def autoencoder_loss(tokenizer: Tokenizer, batch_size: int) -> Loss:
-    """Reconstruct single frames: segments of length 1, of more than `batch_size` those that `with_hardest` takes."""
+    """Reconstruct single frames: segments of length 1, `batch_size` or as many as `mine_hard_examples` needs."""
 
     def loss(segment: Segment) -> tuple[Tensor, dict[str, Tensor]]:
-        return tokenizer.loss(with_hardest(tokenizer, unit_frames(segment.frames[:, 0]), batch_size))
+        frames = unit_frames(segment.frames[:, 0])
+        return tokenizer.loss(mine_hard_examples(tokenizer, frames, batch_size, at_once=batch_size))
 
     return loss
 

@@ -16,7 +16,7 @@ from iris_gym.models.actor_critic import ActorCritic
 from iris_gym.models.tokenizer import Tokenizer, foreground
 from iris_gym.models.world_model import Shares, WorldModel
 from iris_gym.training.frame_cache import FrameCache
-from iris_gym.training.hard_examples import with_hardest
+from iris_gym.training.hard_examples import mine_hard_examples
 from iris_gym.training.losses import Imagination, Objective
 from iris_gym.types import Segment
 
@@ -37,7 +37,8 @@ def autoencoder_parts(tokenizer: Tokenizer, batch_size: int, parts: int) -> Loss
     """As `autoencoder_loss`, in parts."""
 
     def loss_parts(segment: Segment) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
-        frames = with_hardest(tokenizer, unit_frames(segment.frames[:, 0]), batch_size)
+        frames = unit_frames(segment.frames[:, 0])
+        frames = mine_hard_examples(tokenizer, frames, batch_size, at_once=-(-batch_size // parts))
         weights = foreground(frames) if tokenizer.foreground_weight else None
         pieces = slices(len(frames), parts)
 

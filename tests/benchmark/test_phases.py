@@ -12,6 +12,7 @@ from iris_gym.data.replay import Replay
 from iris_gym.models.tokenizer import Tokenizer
 from iris_gym.nn.perceptual import UntrainedLPIPS
 from iris_gym.training.frame_cache import CPU_BATCH
+from iris_gym.training.hard_examples import CANDIDATES
 
 CPU = torch.device("cpu")
 
@@ -79,6 +80,15 @@ def test_counting_what_is_novel_is_an_epochs_work_and_no_updates(bench):
     last = [made.computed[-1] for made in (timed, plain)]
     assert last[0]["world_model"] == last[1]["world_model"]
     assert last[0]["actor_critic"].encoded > last[1]["actor_critic"].encoded
+
+
+def test_an_autoencoder_update_is_timed_with_its_search_for_hard_examples(monkeypatch, bench):
+    """Which its first epoch does without."""
+    encoded = []
+    encode = Tokenizer.encode
+    monkeypatch.setattr(Tokenizer, "encode", lambda self, frames: encoded.append(len(frames)) or encode(self, frames))
+    bench(IRISConfig.tiny(hard_examples=1.0, autoencoder_batch_size=2)).phase("autoencoder").run()
+    assert encoded == [2] * CANDIDATES
 
 
 def test_lpips_is_timed_without_its_weights(bench):

@@ -141,7 +141,7 @@ def updated(replay: Replay, **changes) -> torch.Tensor:
     config = IRISConfig.tiny(**changes)
     models = build_models(config, 3, "cpu")
     learner = build_learners(config, models, RandomStreams(0, torch.device("cpu")), replay)[-1]
-    metrics = learner.update(learner.plan.draw(replay, np.random.default_rng(0)), epoch=1)
+    metrics = learner.update(learner.plan.draw(replay, np.random.default_rng(0), epoch=1), epoch=1)
     assert bool(metrics.get("exploration_bonus", False)) == (config.novelty_weight > 0)
     return models.actor_critic.actor.weight.detach()
 

@@ -26,9 +26,12 @@ CONFIG = IRISConfig.tiny(
     actor_critic_batch_size=5,
     entropy_weight=0.1,
 )
+EPOCH = 9
+"""Of each update: not a component's first."""
 KINDS = {
     "averaged codebook": CONFIG,
     "learned codebook": CONFIG.replace(codebook="gradient", reconstruction_loss="l1"),
+    "hard examples": CONFIG.replace(hard_examples=0.5),
     "outcomes in the sequence": CONFIG.replace(sequence_layout="frame_action_reward_end"),
 }
 
@@ -40,7 +43,7 @@ def learners(config: IRISConfig, models: Models) -> dict[str, Learner]:
 def padded(learner: Learner, seed: int) -> Segment:
     """Real-looking experience of unequal lengths, padded where the learner wants it padded."""
     draws = np.random.default_rng(seed)
-    batch, length = learner.plan.batch_size, learner.plan.segment_length
+    batch, length = learner.plan.draws_in(EPOCH), learner.plan.segment_length
     lengths = draws.integers(1, length + 1, batch)
     steps = np.arange(length)
     mask = steps < lengths[:, None] if learner.plan.align == "start" else steps >= length - lengths[:, None]
@@ -64,7 +67,7 @@ def updated(config: IRISConfig, models: Models, component: str, updates: int) ->
     learner.optimizer = torch.optim.SGD(learner.module.parameters())
     learner.learning_rates = [0.3]
     torch.manual_seed(11)
-    return models, [learner.update(padded(learner, seed), epoch=9) for seed in range(updates)]
+    return models, [learner.update(padded(learner, seed), epoch=EPOCH) for seed in range(updates)]
 
 
 @pytest.mark.parametrize("parts", [3, pytest.param(100, marks=pytest.mark.slow)])
@@ -73,6 +76,7 @@ def updated(config: IRISConfig, models: Models, component: str, updates: int) ->
     [
         ("averaged codebook", "autoencoder"),
         ("learned codebook", "autoencoder"),
+        ("hard examples", "autoencoder"),
         ("averaged codebook", "world_model"),
         ("outcomes in the sequence", "world_model"),
         ("averaged codebook", "actor_critic"),
@@ -108,7 +112,7 @@ def test_an_update_changes_something_at_all():
         learned, _ = updated(CONFIG.replace(accumulate_gradients=3), models, component, 1)
         before, after = models.by_name()[module].state_dict(), learned.by_name()[module].state_dict()
         assert any(not torch.equal(before[name], after[name]) for name in before)
-    learned, metrics = updated(CONFIG.replace(accumulate_gradients=3), models, "autoencoder", 4)
+    learned, metrics = updated(KINDS["hard examples"].replace(accumulate_gradients=3), models, "autoencoder", 4)
     assert metrics[0]["token_counts"].sum() == 7 * 16
     assert not torch.equal(learned.tokenizer.quantizer.codebook, models.tokenizer.quantizer.codebook)
 
@@ -118,7 +122,7 @@ def test_parts_learn_in_bf16_too(component: str):
     """Weights that autocast has cast without gradient must not serve the pass that needs one."""
     torch.manual_seed(0)
     models = build_models(CONFIG, 3, "cpu")
-    coarse = CONFIG.replace(precision="bf16")
+    coarse = CONFIG.replace(precision="bf16", hard_examples=0.5)
     (_, expected), (_, got) = (
         updated(config, models, component, 1) for config in (coarse, coarse.replace(accumulate_gradients=2))
     )
@@ -164,7 +168,7 @@ def _kept(config: IRISConfig, component: str) -> int:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
-        learner.update(padded(learner, 0), epoch=9)
+        learner.update(padded(learner, 0), epoch=EPOCH)
     return most
 
 

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from iris_gym.training.collector import Step
+from iris_gym.training.hard_examples import CANDIDATES
 from iris_gym.training.learner import LearnerPlan
 from iris_gym.training.trainer import (
     CollectionEnded,
@@ -121,6 +122,12 @@ def test_learners_get_the_segments_their_plan_asks_for():
     running = trainer(*learners)
     list(running.run(3))
     assert running.replay.requests == [(5, 1, "start", 0.0, 1), (7, 21, "end", 0.5, 3)]
+
+
+def test_hard_examples_are_looked_for_from_a_components_second_epoch_on():
+    running = trainer(FakeLearner("autoencoder", start_after=1, updates_per_epoch=1, batch_size=4, hard_share=0.5))
+    list(running.run(12))
+    assert [request[0] for request in running.replay.requests] == [4, *[4 + 2 * (CANDIDATES - 1)] * 2]
 
 
 def test_epochs_are_counted_from_one_and_report_means():
