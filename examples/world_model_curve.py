@@ -41,7 +41,7 @@ def point(findings: dict[str, Any], cpu_seconds: float) -> dict[str, Any]:
 
 def draw(points: list[dict[str, Any]], title: str, path: Path) -> None:
     figure = Figure(figsize=(11, 3.4), layout="constrained")
-    tokens, rewards, dreams = axes = figure.subplots(1, 3)
+    tokens, rewards, dreams = figure.subplots(1, 3)
     steps = [point["env_steps"] for point in points]
     tokens.plot(steps, [point["token_accuracy"] for point in points], "o-", label="world model")
     tokens.plot(steps, [point["token_accuracy_last_kept"] for point in points], "o:", label="last frame kept")
@@ -53,8 +53,8 @@ def draw(points: list[dict[str, Any]], title: str, path: Path) -> None:
         dreams.plot(HORIZONS, floats([*one["pixel_error_dream"].values()]), "o-", label=f"{one['env_steps']:,} steps")
     dreams.plot(HORIZONS, floats([*points[-1]["pixel_error_start_kept"].values()]), "k:", label="start frame kept")
     dreams.set(title="squared pixel error of a dream", xlabel="dreamt steps", yscale="log")
-    for each in axes:
-        each.legend(fontsize="small")
+    for each, place in ((tokens, {}), (rewards, {}), (dreams, {"loc": "upper left", "bbox_to_anchor": (1, 1)})):
+        each.legend(fontsize="small", **place)
     figure.suptitle(title)
     figure.savefig(path, dpi=110)
 

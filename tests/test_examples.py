@@ -35,7 +35,7 @@ def trained(tmp_path_factory) -> Path:
 
 README_TABLES = {  # folder: steps, decimals and environments, which one alone has no column for
     "steps_3000": ((1000, 2000, 3000), 3, ("MiniGrid-Empty-5x5", "MiniGrid-LavaGapS5")),
-    "steps_5000": ((1000, 2000, 3000, 4000, 5000), 2, ("MinAtar-Breakout",)),
+    "steps_10000": ((1000, 2000, 3000, 4000, 5000, 7000, 10000), 2, ("MinAtar-Breakout",)),
 }
 
 
