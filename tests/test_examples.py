@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from statistics import mean
 
 import pytest
 
@@ -85,6 +86,60 @@ def test_the_readmes_results_are_those_of_the_files(interquartile_mean):
     assert read == len(list((EXAMPLES / "study_results").rglob("iris__*.json")))
     empty, lava, breakout = (f"{mean:.2f}" for mean in random)
     assert f"random actions get {empty} there, {lava} in LavaGapS5 and {breakout} in Breakout" in text
+
+
+def test_what_the_readme_says_of_its_results_is_so(interquartile_mean):
+    text = " ".join((EXAMPLES.parent / "README.md").read_text().split())
+    times = []
+    for folder, (_, _, environments) in README_TABLES.items():
+        for environment in environments:
+            iris, ppo = (
+                [result["points"][-1]["cpu_seconds"] for result in results_of(folder, agent, environment)]
+                for agent in ("iris", "ppo")
+            )
+            times += [seconds / mean(ppo) for seconds in iris]
+    assert f"IRIS takes {min(times):.0f} to {max(times):.0f} times PPO's CPU time" in text
+
+    last = [
+        result["points"][-1]["evaluations"]["temperature 0.5"]["solved"]
+        for result in results_of("steps_3000", "iris", "MiniGrid-LavaGapS5")
+    ]
+    assert [sum(solved == 1 for solved in last), sum(solved == 0 for solved in last), len(last)] == [2, 1, 5]
+    assert "after 3,000 steps two seeds solve every game, two some, and one none." in text
+
+    steps, _, (breakout,) = README_TABLES["steps_10000"]
+    iris, ppo = (results_of("steps_10000", agent, breakout) for agent in ("iris", "ppo"))
+    ahead = {
+        way: [
+            at
+            for at in steps
+            if interquartile_mean(means_at(ppo, at, way))[0]
+            > interquartile_mean(means_at(iris, at, "temperature 0.5"))[0]
+        ]
+        for way in ("sampled", "greedy")
+    }
+    assert ahead == {"sampled": [10000], "greedy": [2000, 4000, 5000, 7000, 10000]}
+    assert (
+        "Up to 7,000 steps they are ahead of PPO's sampled actions; its greedy ones are ahead at 2,000 and from" in text
+    )
+    early = [max(means_at([result], at, "temperature 0.5")[0] for at in steps[:4]) for result in iris]
+    assert min(early) > 2.95 and min(means_at(iris, 10000, "temperature 0.5")) > 3
+    assert "all five seeds come to three bricks within 4,000 steps and past them, slowly" in text
+
+
+def test_what_the_readme_says_of_pongs_world_model_is_so():
+    point = json.loads((EXAMPLES / "study_results" / "pong" / "curve.json").read_text())["points"][-1]
+    updates, minutes = point["updates"], point["cpu_seconds"] / 60
+    accuracy, kept = point["token_accuracy"], point["token_accuracy_last_kept"]
+    text = " ".join((EXAMPLES.parent / "README.md").read_text().split())
+    assert (
+        f"after {point['env_steps']:,}, that is {updates['autoencoder']:,} updates of the autoencoder, "
+        f"{updates['world_model']:,} of the world model and {minutes:.0f} minutes of one core: {100 * accuracy:.0f} % of "
+        f"the next frame's tokens are right, where {100 * kept:.0f} % stay as they are, and "
+        f"{100 * point['reward_recall']['negative']:.0f} % of the lost points are foreseen"
+    ) in text
+    errors = point["pixel_error_dream"], point["pixel_error_start_kept"]
+    assert all(dream > still for dream, still in zip(*(each.values() for each in errors), strict=True))
 
 
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.name)

@@ -10,7 +10,9 @@ import torch
 from iris_gym import IRISConfig, build_models
 from iris_gym.assembly import Models, build_learners
 from iris_gym.functional import unit_frames
+from iris_gym.models.tokenizer import Tokenizer
 from iris_gym.training.frame_cache import FrameCache
+from iris_gym.training.hard_examples import CANDIDATES
 from iris_gym.training.learner import Learner
 from iris_gym.training.parts import slices
 from iris_gym.training.randomness import RandomStreams
@@ -102,6 +104,16 @@ def test_parts_learn_what_the_whole_batch_does(kind: str, component: str, parts:
             torch.testing.assert_close(after[name], value, **close, msg=lambda text, name=name: name + text)
     for name, module in whole.by_name().items():
         torch.testing.assert_close(dict(split.by_name()[name].state_dict()), dict(module.state_dict()), **close)
+
+
+def test_hard_examples_are_looked_for_in_parts_too(monkeypatch):
+    """Whole batches of candidates would take the memory that parts are to save."""
+    encoded = []
+    encode = Tokenizer.encode
+    monkeypatch.setattr(Tokenizer, "encode", lambda self, frames: encoded.append(len(frames)) or encode(self, frames))
+    config = KINDS["hard examples"].replace(accumulate_gradients=3)
+    updated(config, build_models(config, 3, "cpu"), "autoencoder", 1)
+    assert sum(encoded) == 4 * CANDIDATES and max(encoded) == 3
 
 
 def test_an_update_changes_something_at_all():
