@@ -119,7 +119,8 @@ def test_work_without_a_rate_yet_is_left_out_of_the_line(clock):
     assert output.getvalue().startswith("epoch   1  steps 1,000  []")
 
 
-def test_a_bar_is_drawn_on_a_terminal_and_taken_away(clock):
+def test_a_bar_is_drawn_on_a_terminal_and_taken_away(clock, monkeypatch):
+    monkeypatch.setenv("TERM", "xterm")  # not the one that the tests run in, which may be able to draw none
     display, output = new_display(terminal=True)
     with display:
         clock.tick(1)
