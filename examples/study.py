@@ -2,8 +2,8 @@
 
 python examples/study.py --out results                  # all of it; an interrupted study goes on
 python examples/study.py --out results --longer 100000  # and how long the others take to get as far
-python examples/study.py --out results --ablations      # what of IRIS carries it
 python examples/study.py --out results --figures        # the table and figures of what there is
+python examples/study.py --out ablations --ablations --steps 3000 --environments MinAtar-Breakout  # what carries IRIS
 
 Each agent, environment and seed leaves one JSON file in the folder; `study_results` has those behind the README's
 figures. The parts are in `study_parts`.
@@ -54,11 +54,11 @@ def main(
     if not (figures or ablations):
         chosen = jobs_of(out, sizes, agents, environments, seeds)
         failed += run_jobs([job for job in chosen if job.agent != "dream_ppo"], jobs)
-        failed += run_jobs([job for job in chosen if job.agent == "dream_ppo" and job.iris.result()], jobs)
+        failed += run_jobs([job for job in chosen if job.agent == "dream_ppo" and job.iris.agent_file.exists()], jobs)
         if longer:
             failed += run_jobs(longer_jobs(chosen, longer, seeds), jobs)
     if ablations:
-        failed += run_jobs(ablation_jobs(out, sizes, seeds), jobs)
+        failed += run_jobs(ablation_jobs(out, sizes, environments, seeds), jobs)
     for path in write_report(out, sizes, environments, seeds):
         print(path)
     if failed:

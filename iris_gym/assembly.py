@@ -190,7 +190,7 @@ def build_learners(
     In `replay` it is counted what is novel; it may be None where `novelty_weight` is 0.
     """
     frozen = freeze(config, models)
-    cache = FrameCache(models.tokenizer, frozen.tokenizer)
+    cache = FrameCache(models.tokenizer, frozen.tokenizer, keep=config.cache_frames)
     return [
         _autoencoder_learner(config, models),
         _world_model_learner(config, models, cache),
@@ -285,6 +285,7 @@ def _autoencoder_learner(config: IRISConfig, models: Models) -> Learner:
             first_updates=config.autoencoder_first_updates,
             updates_per_epoch=config.autoencoder_updates_per_epoch,
             settled_updates=config.settled_autoencoder_updates,
+            last_factor=config.settled_autoencoder_factor,
             batch_size=config.autoencoder_batch_size,
             segment_length=1,
             align="start",

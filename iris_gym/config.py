@@ -22,7 +22,8 @@ ATARI_100K_STEPS = 100_000
 
 @dataclass
 class IRISConfig:
-    """Hyperparameters of IRIS. The defaults are those of Micheli et al. (2023) with a lighter autoencoder.
+    """Hyperparameters of IRIS. The defaults are those of Micheli et al. (2023) with a lighter autoencoder, an earlier
+    start of world model and actor-critic, and no perceptual loss.
 
     Fields may be assigned; an agent validates its config and keeps a copy.
     """
@@ -66,11 +67,13 @@ class IRISConfig:
     dead_code_threshold: int = 100
     """Updates after which an unused code of the codebook ema is put on an encoder output. 0: never."""
     autoencoder_learning_rate: float = 1e-4
+    """Of Adam."""
     autoencoder_adam_beta2: float = 0.999
     """Decay of Adam's second moments. A lower one forgives single bad batches sooner, as small ones are."""
     autoencoder_batch_size: int = 256
     """Frames a batch."""
     autoencoder_updates_per_epoch: int = 200
+    """Updates of the autoencoder in each epoch from its first one on."""
     autoencoder_first_updates: int | None = None
     """Updates of the autoencoder's first epoch, which has all the experience before it to catch up with. None: as in
     any other epoch."""
@@ -82,21 +85,28 @@ class IRISConfig:
     than of all frames."""
 
     transformer_layers: int = 10
+    """Blocks of attention and perceptron in the world model."""
     transformer_embed_dim: int = 256
+    """Width of the transformer."""
     transformer_heads: int = 4
+    """Heads of its attention, which share the width."""
     transformer_timesteps: int = 20
     """Timesteps that the world model reads at most: its context, and the length of its training segments."""
     sequence_layout: Literal["frame_action", "frame_action_reward_end"] = "frame_action"
     """Tokens of a timestep, in their order. With reward and end among them the next frame depends on what was sampled;
     a timestep is two tokens longer and a dream's step two passes."""
     transformer_dropout: float = 0.1
+    """Probability of dropout on embeddings, attention weights and the outputs of both halves of a block."""
     gradient_checkpointing: bool = False
     """Compute the transformer's activations again in the backward pass: less memory, more time."""
     transformer_learning_rate: float = 1e-4
+    """Of AdamW."""
     transformer_weight_decay: float = 0.01
+    """Of AdamW, on the weights of linear layers alone."""
     transformer_batch_size: int = 64
     """Segments a batch."""
     transformer_updates_per_epoch: int = 200
+    """Updates of the world model in each epoch from its first one on."""
     transformer_first_updates: int | None = None
     """Updates of the world model's first epoch; see `autoencoder_first_updates`."""
 
@@ -118,13 +128,16 @@ class IRISConfig:
     td_lambda: float = 0.95
     """λ of the λ-returns."""
     entropy_weight: float = 0.001
+    """Weight of the entropy bonus in the policy's loss."""
     learn_after_end: bool = True
     """Whether the imagined steps behind a predicted end count in the actor-critic's loss, as in the published agent,
     where ends are rare. The dream goes on there as from nowhere, and where episodes are short that is most of it."""
     actor_critic_learning_rate: float = 1e-4
+    """Of Adam."""
     actor_critic_batch_size: int = 64
     """Imagined rollouts a batch."""
     actor_critic_updates_per_epoch: int = 200
+    """Updates of the actor-critic in each epoch from its first one on."""
     actor_critic_first_updates: int | None = None
     """Updates of the actor-critic's first epoch; see `autoencoder_first_updates`."""
     max_gradient_norm: float = 10.0
@@ -155,20 +168,31 @@ class IRISConfig:
     """CUDA graphs, TF32, networks in bf16 and the replay on the GPU, each where it is supported. False: the plain path,
     which computes the same."""
 
+    cache_frames: bool = True
+    """Keep tokens and reconstructions of the replay's frames for as long as the autoencoder stays as it is. False:
+    compute them for every update anew, which takes longer and gives the same."""
+
     env_steps_per_epoch: int = 200
+    """Environment steps collected in each epoch, up to `max_env_steps`."""
     total_epochs: int = 600
+    """Epochs of a training."""
     start_autoencoder_after: int = 5
     """Epochs before the first autoencoder update."""
     start_transformer_after: int = 15
+    """Epochs before the first world-model update."""
     start_actor_critic_after: int = 35
+    """Epochs before the first actor-critic update."""
     slow_autoencoder_after: int | None = None
-    """Epoch after which the autoencoder's learning rate falls linearly, to 1/10 at `stop_autoencoder_after`."""
+    """Epoch after which the autoencoder's learning rate falls linearly, at `stop_autoencoder_after` to
+    `settled_autoencoder_factor` of what it was."""
     stop_autoencoder_after: int | None = None
     """Last epoch with `autoencoder_updates_per_epoch`; None: no end. A moving codebook spoils the world model's
     targets."""
     settled_autoencoder_updates: int = 0
-    """Updates an epoch after `stop_autoencoder_after`, at 1/10 of the learning rate: what is new in the environment is
+    """Updates an epoch after `stop_autoencoder_after`, at the last learning rate: what is new in the environment is
     still learned, and most tokens of what is known stay as they are."""
+    settled_autoencoder_factor: float = 0.1
+    """The last learning rate of an autoencoder that slows or settles, as a share of `autoencoder_learning_rate`."""
 
     random_steps: int = 0
     """Environment steps at the beginning whose actions are uniformly random."""
@@ -332,7 +356,7 @@ POSITIVE = (
     "autoencoder_learning_rate autoencoder_batch_size transformer_layers transformer_embed_dim transformer_heads "
     "transformer_learning_rate transformer_batch_size lstm_dim discount actor_critic_learning_rate "
     "actor_critic_batch_size actor_channels max_gradient_norm env_steps_per_epoch total_epochs checkpoint_interval "
-    "keep_checkpoints eval_episodes accumulate_gradients max_bad_updates max_eval_steps"
+    "keep_checkpoints eval_episodes accumulate_gradients max_bad_updates max_eval_steps settled_autoencoder_factor"
 ).split()
 NON_NEGATIVE = (
     "perceptual_weight foreground_weight commitment_weight dead_code_threshold autoencoder_updates_per_epoch "
@@ -343,7 +367,7 @@ NON_NEGATIVE = (
 ).split()
 UNIT_INTERVAL = (
     "codebook_decay autoencoder_adam_beta2 transformer_dropout discount td_lambda epsilon dreams_before_rewards "
-    "hard_examples"
+    "hard_examples settled_autoencoder_factor"
 ).split()
 YAML_SUFFIXES = (".yaml", ".yml")
 

@@ -1,4 +1,6 @@
+import ast
 import dataclasses
+import inspect
 import json
 import re
 
@@ -47,6 +49,16 @@ def changed() -> IRISConfig:
         else:
             values[name] = value + 1 if isinstance(value, int) else value / 2 + 1e-7
     return IRISConfig(**values)
+
+
+def test_every_field_says_what_it_is_for():
+    (body,) = (node.body for node in ast.parse(inspect.getsource(IRISConfig)).body)
+    documented = [
+        field.target.id
+        for field, after in zip(body, body[1:], strict=False)
+        if isinstance(field, ast.AnnAssign) and isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
+    ]
+    assert documented == list(FIELDS)
 
 
 def test_the_published_numbers_are_the_default():

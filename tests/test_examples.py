@@ -283,11 +283,23 @@ def test_study_report(tmp_path, monkeypatch):
             (folder / f"{name}__MiniGrid-Empty-5x5__{seed}.json").write_text(json.dumps(result))
     run("study.py", *STUDY, "--figures", "--environments", "MiniGrid-Empty-5x5", folder=tmp_path)
     table = (folder / "table.md").read_text()
-    assert "| IRIS (5) | temperature 0.5 | 0.60 [" in table
-    assert "| PPO (5) | sampled | 0.30 [" in table
-    assert "| MiniGrid-Empty-5x5 | IRIS | 4 | 100 | 1.000 | 50% | 10.0 | 14 | 9 |" in table
+    assert "| IRIS | temperature 0.5 | 5 | 0.60 [" in table
+    assert "| PPO | sampled | 5 | 0.30 [" in table and "| PPO | greedy | 5 | 0.10 [0.10, 0.10] |" in table
+    assert "| IRIS | temperature 0.5 | 4 | 1.000 | 50% | 10.0 | 14 | 9 |" in table
+    assert "| PPO | sampled | 4 | 0.500 | 50% | 10.0 | 14 | 9 |" in table
     assert "Missing: random__MiniGrid-Empty-5x5__0, " in table
     assert (folder / "curves.png").stat().st_size > 10_000
+
+    assert "Ablations" not in table
+    for seed in range(5):
+        ablated = json.loads((folder / f"iris__MiniGrid-Empty-5x5__{seed}.json").read_text())
+        ablated["points"][0]["evaluations"]["temperature 0.5"]["mean"] /= 2
+        (folder / f"iris__no-burn-in__MiniGrid-Empty-5x5__{seed}.json").write_text(json.dumps(ablated))
+    run("study.py", *STUDY, "--figures", "--environments", "MiniGrid-Empty-5x5", folder=tmp_path)
+    ablations = (folder / "table.md").read_text().split("## Ablations")[1]
+    assert "| MiniGrid-Empty-5x5 | `tiny` | none | 0.60 [0.20, 0.90] | 0.00, 0.50, 0.60, 0.70, 1.00 |" in ablations
+    assert "| MiniGrid-Empty-5x5 | no burn-in | `burn_in=0` | 0.30 [0.10, 0.45] | 0.00, 0.25, 0.30, 0.35" in ablations
+    assert "frames not cached in MiniGrid-Empty-5x5" in ablations.split("Not done:")[1]
 
     changed = folder / "iris__MiniGrid-Empty-5x5__2.json"
     changed.write_text(json.dumps(json.loads(changed.read_text()) | {"settings": {"burn_in": 3}}))
@@ -300,7 +312,7 @@ def test_study_report(tmp_path, monkeypatch):
 def test_each_ablation_of_the_study_is_a_usable_config(monkeypatch):
     monkeypatch.syspath_prepend(EXAMPLES)
     agents, jobs = (importlib.import_module(f"study_parts.{name}") for name in ("agents", "jobs"))
-    chosen = jobs.ablation_jobs(Path("results"), jobs.Sizes(), [0])
+    chosen = jobs.ablation_jobs(Path("results"), jobs.Sizes(), ["MinAtar-Breakout"], [0])
     configs = [agents.iris_config(job) for job in chosen]
     for config in configs:
         config.validate()

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from sb3_contrib import RecurrentPPO
 from stable_baselines3 import DQN, PPO
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
@@ -63,7 +62,7 @@ class ModelPlayer:
         seen = self.view(observations) if self.view else observations
         actions, self.state = self.model.predict(seen, self.state, self.starts, deterministic=self.greedy)
         self.starts[:] = False
-        return np.broadcast_to(actions, len(observations))
+        return actions
 
 
 class Evaluating(BaseCallback):
@@ -129,13 +128,20 @@ def learn_iris(job: Job) -> Recorder:
     return recorder
 
 
+def algorithm(name: str) -> type[BaseAlgorithm]:
+    if name == "recurrent_ppo":
+        from sb3_contrib import RecurrentPPO  # a package of its own, which the others do without
+
+        return RecurrentPPO
+    return {"ppo": PPO, "dqn": DQN}[name]
+
+
 def learn_model_free(job: Job) -> Recorder:
     arguments = dict(HYPERPARAMETERS[job.agent])
     if job.agent == "dqn":
         arguments |= dict(buffer_size=max(arguments["buffer_size"], min(job.env_steps, 50_000)))
         arguments |= dict(exploration_fraction=min(EXPLORATION_STEPS / job.env_steps, 1))
-    kinds = {"ppo": PPO, "dqn": DQN, "recurrent_ppo": RecurrentPPO}
-    model = kinds[job.agent](env=make_env(job.env_id), seed=job.seed, device="cpu", **arguments)
+    model = algorithm(job.agent)(env=make_env(job.env_id), seed=job.seed, device="cpu", **arguments)
     recorder = Recorder(job, arguments)
     model.learn(job.env_steps, callback=Evaluating(recorder))
     return recorder

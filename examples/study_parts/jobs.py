@@ -18,7 +18,6 @@ CHECKPOINTS = (1_000, 2_000, 3_000, 4_000, 5_000, 7_000)
 LONGER_INTERVAL = 5_000
 """And from the usual end on, where a model-free agent goes on until it is as far as IRIS."""
 
-ABLATED_ENVIRONMENT = "MiniGrid-Empty-5x5"
 ABLATIONS: dict[str, dict[str, Any]] = {
     "gradient codebook": dict(codebook="gradient"),
     "no dead-code reset": dict(dead_code_threshold=0),
@@ -37,7 +36,7 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "no novelty": dict(novelty_weight=0.0),
     "no hard examples": dict(hard_examples=0.0),
     "dreams from anywhere": dict(dreams_before_rewards=0.0),
-    "no random steps": dict(random_steps=0),
+    "frames not cached": dict(cache_frames=False),
 }
 """By its name, what is changed in the preset."""
 
@@ -133,10 +132,11 @@ def jobs_of(
     ]
 
 
-def ablation_jobs(folder: Path, sizes: Sizes, seeds: Sequence[int]) -> list[Job]:
+def ablation_jobs(folder: Path, sizes: Sizes, environments: Sequence[str], seeds: Sequence[int]) -> list[Job]:
     """The preset as it is first, for the others are compared with it."""
     return [
-        Job(str(folder), "iris", ABLATED_ENVIRONMENT, seed, sizes, ablation)
+        Job(str(folder), "iris", environment, seed, sizes, ablation)
+        for environment in environments
         for ablation in (None, *ABLATIONS)
         for seed in seeds
     ]

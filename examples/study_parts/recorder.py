@@ -22,6 +22,10 @@ MAX_STEPS = 1_000
 """Steps after which an episode is cut. A greedy policy can play MinAtar's Breakout in circles for ever."""
 
 
+ROUNDING = 1e-4
+"""Of the means that are kept: one as good as a goal that is a mean of such means has reached it."""
+
+
 class Recorder:
     """What a job has found so far: `points`, one an evaluation. `settings` is all that the agent was run with."""
 
@@ -51,7 +55,7 @@ class Recorder:
         point = {"env_steps": self._checkpoints.pop(0), "seconds": wall, "cpu_seconds": cpu}
         self.points.append(point | more | {"evaluations": evaluations})
         best = max(evaluation["mean"] for evaluation in evaluations.values())
-        self.reached = self.job.goal is not None and best >= self.job.goal
+        self.reached = self.job.goal is not None and best >= self.job.goal - ROUNDING
 
     @contextmanager
     def paused(self) -> Iterator[None]:

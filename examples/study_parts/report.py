@@ -62,13 +62,12 @@ def write_report(folder: Path, sizes: Sizes, environments: Sequence[str], seeds:
         _check_settings(f"{LABELS[agent]} in {environment}", results)
     missing = [job.name for job in jobs if job not in found]
     text = [
-        f"{len(seeds)} seeds, {sizes.episodes} episodes an evaluation, IRIS `{sizes.preset}`. Interquartile means over "
-        "seeds with 95 % bootstrap intervals. Of sampled and greedy actions the better one for each agent and "
-        "environment; IRIS at its temperature.",
+        f"Mean returns of {sizes.episodes} episodes, by environment steps, IRIS `{sizes.preset}`. Interquartile means "
+        f"over {len(seeds)} seeds with 95 % bootstrap intervals; below them every seed, with its sampled or greedy "
+        "actions, whichever end better.",
         *(_table_of(environment, groups) for environment in environments),
         *_longer_table(folder, sizes, environments, seeds),
-        *_ablations_table(folder, sizes, seeds),
-        "Every seed, at its last evaluation:\n\n" + _seeds_table(groups),
+        *_ablations_table(folder, sizes, environments, seeds),
         "Missing: " + (", ".join(missing) or "none") + ".",
     ]
     table = folder / "table.md"
@@ -94,23 +93,36 @@ def _check_settings(what: str, results: Sequence[dict[str, Any]]) -> None:
 
 
 def _table_of(environment: str, groups: dict[tuple[str, str], list[dict[str, Any]]]) -> str:
-    rows, steps = [], set()
-    for agent in AGENTS:
-        results = groups.get((environment, agent), [])
-        if results:
-            curve = _curve(results)
-            rows.append((f"{LABELS[agent]} ({len(results)})", curve, way_to_play(results)))
-            steps |= curve.keys()
-    columns = sorted(steps)
-    lines = [[label, way, *(_interval(curve.get(step)) for step in columns)] for label, curve, way in rows]
-    return f"**{environment}**, by environment steps\n\n" + _markdown(
-        ["agent (seeds)", "actions", *(f"{step:,}" for step in columns)], lines
+    """The interquartile means of every agent and way to play, and below them each seed by itself."""
+    found = {agent: groups[environment, agent] for agent in AGENTS if (environment, agent) in groups}
+    steps = sorted(
+        {point["env_steps"] for results in found.values() for result in results for point in result["points"]}
+    )
+    means, seeds = [], []
+    for agent, results in found.items():
+        for way in results[0]["points"][-1]["evaluations"]:
+            curve = _curve(results, way)
+            means.append([LABELS[agent], way, f"{len(results)}", *(_interval(curve.get(step)) for step in steps)])
+        way = way_to_play(results)
+        for result in results:
+            curve, last = _curve([result], way), result["points"][-1]
+            seeds.append([LABELS[agent], way, f"{result['seed']}"])
+            seeds[-1] += [f"{curve[step][0]:.3f}" if step in curve else "" for step in steps]
+            seeds[-1] += [f"{last['evaluations'][way]['solved']:.0%}", f"{last['evaluations'][way]['length']:.1f}"]
+            seeds[-1] += [f"{last['seconds']:.0f}", f"{last['cpu_seconds']:.0f}"]
+    columns = [f"{step:,}" for step in steps]
+    at_last = ["return > 0", "length", "seconds", "CPU seconds"]
+    return "\n\n".join(
+        [
+            f"## {environment}",
+            _markdown(["agent", "actions", "seeds", *columns], means),
+            _markdown(["agent", "actions", "seed", *columns, *at_last], seeds),
+        ]
     )
 
 
-def _curve(results: Sequence[dict[str, Any]]) -> dict[int, list[float]]:
+def _curve(results: Sequence[dict[str, Any]], way: str) -> dict[int, list[float]]:
     """By environment steps, each seed's mean return. Of an agent that dreams only what it came to in the end."""
-    way = way_to_play(results)
     curve: dict[int, list[float]] = {}
     for result in results:
         points = {point["env_steps"]: point["evaluations"][way]["mean"] for point in result["points"]}
@@ -137,43 +149,34 @@ def _longer_table(folder: Path, sizes: Sizes, environments: Sequence[str], seeds
                 rows.append([environment, LABELS[agent], f"{results[0]['goal']:.2f}", ", ".join(taken)])
     title = f"Environment steps until an evaluation is as good as IRIS's interquartile mean after {sizes.steps:,}"
     header = ["environment", "agent", "IRIS", "steps of each seed"]
-    return [f"{title}\n\n{_markdown(header, rows)}"] if rows else []
+    return [f"## {title}\n\n{_markdown(header, rows)}"] if rows else []
 
 
-def _ablations_table(folder: Path, sizes: Sizes, seeds: Sequence[int]) -> list[str]:
-    by_name: dict[str | None, list[dict[str, Any]]] = {}
-    for job in ablation_jobs(folder, sizes, seeds):
+def _ablations_table(folder: Path, sizes: Sizes, environments: Sequence[str], seeds: Sequence[int]) -> list[str]:
+    by_name: dict[tuple[str, str | None], list[dict[str, Any]]] = {}
+    for job in ablation_jobs(folder, sizes, environments, seeds):
         if (result := job.result()) is not None:
-            by_name.setdefault(job.ablation, []).append(result)
-    if not by_name.keys() - {None}:
+            by_name.setdefault((job.environment, job.ablation), []).append(result)
+    if not any(ablation for _, ablation in by_name):
         return []
-    rows = []
-    for name, results in by_name.items():
-        _check_settings(f"ablation {name or sizes.preset}", results)
-        way = way_to_play(results)
-        means = [result["points"][-1]["evaluations"][way]["mean"] for result in results]
+    rows, steps = [], sorted({at["env_steps"] for results in by_name.values() for at in results[0]["points"]})
+    for (environment, name), results in by_name.items():
+        _check_settings(f"ablation {name or sizes.preset} in {environment}", results)
+        curve = _curve(results, way_to_play(results))
         changes = ", ".join(f"`{field}={value}`" for field, value in ABLATIONS[name].items()) if name else "none"
-        each = ", ".join(f"{mean:.2f}" for mean in means)
-        rows.append([name or f"`{sizes.preset}`", changes, _interval(means), each])
-    absent = [name for name in ABLATIONS if name not in by_name]
+        each = ", ".join(f"{mean:.2f}" for mean in curve[max(curve)])
+        rows.append(
+            [environment, name or f"`{sizes.preset}`", changes, *(_interval(curve.get(at)) for at in steps), each]
+        )
+    absent = [
+        f"{name} in {environment}"
+        for environment in environments
+        for name in ABLATIONS
+        if (environment, name) not in by_name
+    ]
     note = f"\n\nNot done: {', '.join(absent)}." if absent else ""
-    return ["Ablations\n\n" + _markdown(["what", "changes", "interquartile mean", "each seed"], rows) + note]
-
-
-def _seeds_table(groups: dict[tuple[str, str], list[dict[str, Any]]]) -> str:
-    rows = []
-    for (environment, agent), results in groups.items():
-        way = way_to_play(results)
-        for result in results:
-            point = result["points"][-1]
-            last = point["evaluations"][way]
-            rows.append(
-                [environment, LABELS[agent], str(result["seed"]), f"{point['env_steps']:,}", f"{last['mean']:.3f}"]
-                + [f"{last['solved']:.0%}", f"{last['length']:.1f}"]
-                + [f"{point['seconds']:.0f}", f"{point['cpu_seconds']:.0f}"]
-            )
-    header = "environment|agent|seed|steps|mean return|return > 0|length|seconds|CPU seconds".split("|")
-    return _markdown(header, rows)
+    header = ["environment", "what", "changes", *(f"{step:,}" for step in steps), "each seed at last"]
+    return ["## Ablations\n\n" + _markdown(header, rows) + note]
 
 
 def _interval(values: Sequence[float] | None) -> str:
@@ -192,7 +195,10 @@ def _markdown(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
 
 
 def _figure(environments: Sequence[str], groups: dict[tuple[str, str], list[dict[str, Any]]]) -> Any:
-    """A column an environment; above by environment steps, below by the training's wall-clock."""
+    """A column an environment; above by environment steps, below by the training's CPU time.
+
+    That is the wall-clock of one that has its core for itself, which jobs beside other work have not.
+    """
     from matplotlib import colormaps
     from matplotlib.figure import Figure
 
@@ -203,7 +209,7 @@ def _figure(environments: Sequence[str], groups: dict[tuple[str, str], list[dict
             results = groups.get((environment, agent))
             if results is None:
                 continue
-            curve = _curve(results)
+            curve = _curve(results, way_to_play(results))
             estimates = np.array([interquartile_mean(values) for values in curve.values()])
             style: dict[str, Any] = dict(color=colormaps["tab10"](index), label=LABELS[agent])
             if agent == "random":
@@ -211,24 +217,26 @@ def _figure(environments: Sequence[str], groups: dict[tuple[str, str], list[dict
                     axes.axhline(estimates[0, 0], linestyle=":", **style)
                 continue
             steps = np.array(list(curve))
-            clock = np.array([_seconds(results, step) for step in steps])
+            clock = np.array([_cpu_seconds(results, step) for step in steps])
             for axes, places in ((panels[0, column], steps), (panels[1, column], clock)):
                 axes.plot(places, estimates[:, 0], marker="o", markersize=4, **style)
                 axes.fill_between(places, *estimates[:, 1:].T, color=style["color"], alpha=0.2, linewidth=0)
                 if len(places) == 1:
                     axes.vlines(places, *estimates[:, 1:].T, color=style["color"])
         panels[0, column].set(title=environment, xlabel="environment steps")
-        panels[1, column].set(xlabel="training seconds, one core", xscale="log")
+        panels[1, column].set(xlabel="CPU seconds of training, one core", xscale="log")
         panels[1, column].xaxis.set_minor_formatter("")  # over less than two decades its labels overlap
         for axes in panels[:, column]:
             axes.grid(alpha=0.3)
-    handles, labels = panels[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=len(labels))
+    named = {
+        label: handle for axes in panels[0] for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend([*named.values()], [*named], loc="outside upper center", ncols=len(named))
     figure.supylabel("mean return: interquartile mean of seeds, 95 % interval", fontsize="medium")
     return figure
 
 
-def _seconds(results: Sequence[dict[str, Any]], steps: int) -> float:
+def _cpu_seconds(results: Sequence[dict[str, Any]], steps: int) -> float:
     """The median over seeds of the seconds of training up to the last evaluation after so many steps."""
-    taken = [{point["env_steps"]: point["seconds"] for point in result["points"]} for result in results]
+    taken = [{point["env_steps"]: point["cpu_seconds"] for point in result["points"]} for result in results]
     return median(seconds[steps] for seconds in taken if steps in seconds)

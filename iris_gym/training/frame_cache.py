@@ -25,12 +25,13 @@ class FrameCache:
     The world model and the actor-critic learn while the tokenizer is frozen, so each frame is encoded and decoded at
     most once between two of its updates, when it is first asked for. Reconstructions are kept as uint8, as the frames
     themselves are. Segments that are not from a replay are computed anew each time. `frozen` is what to compute with
-    instead of the tokenizer itself, whose copy it holds.
+    instead of the tokenizer itself, whose copy it holds. Without `keep` everything is computed anew each time.
     """
 
-    def __init__(self, tokenizer: Tokenizer, frozen: FrozenCopy | None = None) -> None:
+    def __init__(self, tokenizer: Tokenizer, frozen: FrozenCopy | None = None, *, keep: bool = True) -> None:
         self.original = tokenizer
         self.frozen = frozen
+        self.keep = keep
         self.tokenizer = cast(Tokenizer, frozen.copy) if frozen else tokenizer
         self._tokens, self._pictures = _Column(), _Column()
         self._version = -1
@@ -42,7 +43,7 @@ class FrameCache:
         def encode(places: Tensor) -> Tensor:
             return self.tokenizer.encode(unit_frames(segment.frames.flatten(0, 1)[places]))
 
-        self._forget_if_changed()
+        self._forget_what_is_stale()
         return _values(self._tokens, segment, encode)
 
     @torch.no_grad()
@@ -55,12 +56,13 @@ class FrameCache:
 
         return unit_frames(_values(self._pictures, segment, decode))
 
-    def _forget_if_changed(self) -> None:
+    def _forget_what_is_stale(self) -> None:
         """Whatever wrote to the tokenizer, its outputs are stale."""
         current = version(self.original)
-        if current != self._version:
+        if current != self._version or not self.keep:
             self._tokens.forget()
             self._pictures.forget()
+        if current != self._version:
             self._version = current
             if self.frozen:
                 self.frozen.refresh()

@@ -19,9 +19,6 @@ from iris_gym.types import Segment
 
 LossAndMetrics = tuple[Tensor, dict[str, Tensor]]
 
-LAST_FACTOR = 0.1
-"""Of the learning rate, in the last epoch of a component that slows before it stops."""
-
 CHECK_INTERVAL = 100
 """Updates on a GPU after which the host looks whether they were good; to look after each would mean to wait for it."""
 
@@ -49,6 +46,7 @@ class LearnerPlan:
     slow_after: int | None = None  # its last epoch at the full learning rate; None: all
     first_updates: int | None = None  # in its first epoch; None: as many as in any other
     settled_updates: int = 0  # in each epoch after `stop_after`, at the last learning rate
+    last_factor: float = 1.0  # of the learning rate, from `stop_after` on
     before_rewards: float = 0.0  # share of the segments whose steps are drawn from the `lead` steps up to a reward
     lead: int = 1
     hard_share: float = 0.0  # of a batch, from its second epoch on; the loss takes the hardest of what is drawn
@@ -80,13 +78,13 @@ class LearnerPlan:
         )
 
     def learning_rate_factor(self, epoch: int) -> float:
-        """1 up to `slow_after`, from there falling linearly to `LAST_FACTOR` at `stop_after`, where it stays."""
+        """1 up to `slow_after`, from there falling linearly to `last_factor` at `stop_after`, where it stays."""
         if self.stop_after is not None and epoch > self.stop_after:
-            return LAST_FACTOR
+            return self.last_factor
         if self.slow_after is None or self.stop_after is None or epoch <= self.slow_after:
             return 1.0
         passed = (epoch - self.slow_after) / (self.stop_after - self.slow_after)
-        return 1.0 + (LAST_FACTOR - 1.0) * passed
+        return 1.0 + (self.last_factor - 1.0) * passed
 
 
 class Learner:

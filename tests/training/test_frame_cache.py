@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from iris_gym import IRISConfig, build_models
+from iris_gym import IRISAgent, IRISConfig, build_models
 from iris_gym.assembly import build_learners
 from iris_gym.data.replay import Replay
 from iris_gym.functional import stored_frames, unit_frames
@@ -111,6 +111,30 @@ def test_where_all_is_padded_there_is_nothing_to_compute(replay, unfilled):
     assert cache.reconstructions(padded).shape == padded.frames.shape
     assert tokenizer.encoded == tokenizer.decoded == 0
     assert torch.equal(cache.tokens(segment)[segment.mask], tokenizer.encode(unit_frames(segment.frames))[segment.mask])
+
+
+def test_without_a_cache_frames_are_computed_anew(replay, unfilled):
+    tokenizer = CountingTokenizer()
+    cache, segment = FrameCache(tokenizer, keep=False), sample(replay)
+    distinct = len(np.unique(segment.rows[segment.rows >= 0]))
+    for times in (1, 2):
+        assert torch.equal(
+            cache.tokens(segment)[segment.mask], tokenizer.encode(unit_frames(segment.frames))[segment.mask]
+        )
+        assert tokenizer.encoded == times * (distinct + segment.mask.numel())
+    cache.reconstructions(segment)
+    cache.reconstructions(segment)
+    assert tokenizer.decoded == 2 * distinct
+
+
+def test_an_agent_that_caches_nothing_becomes_the_same_to_the_last_bit():
+    def trained(**changes):
+        agent = IRISAgent("MinAtar/Breakout-v1", IRISConfig.tiny(**changes), seed=3, device="cpu").learn(100)
+        modules = agent.models.by_name().items()
+        return {f"{name}.{key}": value for name, module in modules for key, value in module.state_dict().items()}
+
+    cached, computed = trained(), trained(cache_frames=False)
+    assert all(torch.equal(value, computed[name]) for name, value in cached.items())
 
 
 def test_segments_from_elsewhere_are_computed_anew(replay, unfilled):

@@ -56,15 +56,15 @@ def test_without_a_stop_updates_go_on():
 
 
 def test_the_first_epoch_may_have_more_and_those_after_the_stop_a_few():
-    settling = plan(start_after=2, stop_after=4, first_updates=50, settled_updates=1)
+    settling = plan(start_after=2, stop_after=4, first_updates=50, settled_updates=1, last_factor=0.1)
     assert [settling.updates_in(epoch) for epoch in range(1, 7)] == [0, 0, 50, 3, 1, 1]
     assert plan(start_after=2, first_updates=0).updates_in(3) == 0
     assert [settling.learning_rate_factor(epoch) for epoch in range(3, 7)] == [1, 1, 0.1, 0.1]
 
 
-def test_the_learning_rate_falls_linearly_from_slow_after_to_a_tenth_at_stop_after():
-    slowing = plan(slow_after=2, stop_after=4)
-    assert [slowing.learning_rate_factor(epoch) for epoch in range(1, 5)] == pytest.approx([1, 1, 0.55, 0.1])
+def test_the_learning_rate_falls_linearly_from_slow_after_to_the_last_factor_at_stop_after():
+    slowing = plan(slow_after=2, stop_after=4, last_factor=0.2)
+    assert [slowing.learning_rate_factor(epoch) for epoch in range(1, 5)] == pytest.approx([1, 1, 0.6, 0.2])
     assert plan(stop_after=4).learning_rate_factor(4) == 1
 
 
@@ -84,7 +84,7 @@ def test_candidates_for_hard_examples_are_drawn_from_the_second_epoch_on(share: 
 
 def test_an_update_steps_by_the_learning_rate_of_its_epoch():
     module = Slope(1.0)
-    trained = learner(module, slow_after=0, stop_after=2)
+    trained = learner(module, slow_after=0, stop_after=2, last_factor=0.1)
     trained.update(SEGMENT, epoch=2)
     assert module.weight.item() == pytest.approx(5 - 0.1)
     trained.update(SEGMENT, epoch=1)
