@@ -170,13 +170,19 @@ class Learner:
     def _step_where(self, good: Tensor, buffers: list[Tensor]) -> None:
         """Step if `good`, a scalar, else put back the `buffers`, which the loss may have changed."""
         if good.device.type == "cpu" and good:
-            self.optimizer.step()
+            self._step()
             return
         if good.device.type != "cpu":  # fused kernels leave everything as it is where found_inf is 1
             self.optimizer.found_inf = (~good).float()  # pyright: ignore[reportAttributeAccessIssue]
-            self.optimizer.step()
+            self._step()
         for buffer, before in zip(self.module.buffers(), buffers, strict=True):
             buffer.copy_(torch.where(good, buffer, before))
+
+    def _step(self) -> None:
+        """Step, and see that `version` tells copies and caches of it: what fused kernels write torch does not count."""
+        self.optimizer.step()
+        for parameter in self.module.parameters():
+            torch.autograd.graph.increment_version(parameter)
 
     def _stop_where_diverged(self, good: Tensor, segment: Segment) -> None:
         self.bad_in_a_row = torch.where(good, 0, self.bad_in_a_row + 1)

@@ -3,11 +3,13 @@ import pytest
 import torch
 from torch import nn
 
-from iris_gym import IRISConfig, build_models
+from iris_gym import IRISConfig, assembly, build_models
+from iris_gym.accelerate import version
 from iris_gym.assembly import build_learners
 from iris_gym.benchmark.noise import fill_with_noise
 from iris_gym.data.replay import Replay
 from iris_gym.errors import RunError
+from iris_gym.training.frame_cache import FrameCache
 from iris_gym.training.hard_examples import CANDIDATES
 from iris_gym.training.learner import Diverged, Learner, LearnerPlan
 from iris_gym.training.randomness import RandomStreams
@@ -221,6 +223,30 @@ def test_the_fused_optimizer_that_a_gpu_takes_skips_as_exactly():
         optimizer.step()
         states.append([weight.detach().clone(), *(value.clone() for value in optimizer.state[weight].values())])
     assert all(map(torch.equal, *states))
+
+
+@pytest.mark.parametrize("codebook", ["ema", "gradient"])
+def test_behind_a_fused_optimizer_copies_and_caches_follow_too(monkeypatch, codebook):
+    """Its kernels write to weights without torch's counting it, on the CPU as on the GPU that they are taken for."""
+    monkeypatch.setattr(assembly, "_fused", lambda module: True)
+    config, streams = IRISConfig.tiny(precision="bf16", codebook=codebook), RandomStreams(0, torch.device("cpu"))
+    models = build_models(config, 3, "cpu")
+    frozen = assembly.freeze(config, models)
+    assert frozen.tokenizer and frozen.world_model
+    cache = FrameCache(models.tokenizer, frozen.tokenizer)
+    with Replay(None) as replay:
+        fill_with_noise(replay, 30, 3)
+        shown = replay.sample_segments(8, 4, generator=streams.sampling, align="start")
+        before = cache.reconstructions(shown).clone()
+        for trained in build_learners(config, models, streams):
+            counted = version(trained.module)
+            trained.update(trained.plan.draw(replay, streams.sampling, 1), epoch=1)
+            assert version(trained.module) > counted
+        assert not torch.equal(cache.reconstructions(shown), before)
+    frozen.refresh()
+    for follower in (frozen.tokenizer, frozen.world_model):
+        weights = zip(follower.copy.parameters(), follower.module.parameters(), strict=True)
+        assert all(torch.equal(mine, theirs.to(mine.dtype)) for mine, theirs in weights)
 
 
 def test_a_codebook_that_follows_by_averages_is_put_back(monkeypatch):
