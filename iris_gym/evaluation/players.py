@@ -39,7 +39,8 @@ class PolicyPlayer:
 
     def begin(self, seeds: Mapping[int, int]) -> None:
         for row, seed in seeds.items():
-            self.streams[row] = np.random.default_rng(seed)
+            # The seed's own stream is the one that the environment draws from. `RandomPlayer` has the keys from 1 on.
+            self.streams[row] = np.random.default_rng((0, seed))
             for part in self.state:
                 part[row] = 0
 
@@ -81,8 +82,7 @@ class RandomPlayer:
 
     def begin(self, seeds: Mapping[int, int]) -> None:
         for row, seed in seeds.items():
-            # The seed's own stream is the one that the environment draws from.
-            self.streams[row] = np.random.default_rng((self.key, seed))
+            self.streams[row] = np.random.default_rng((self.key, seed))  # not that of the environment's draws
 
     def act(self, observations: np.ndarray) -> np.ndarray:
         return np.array([stream.integers(self.num_actions) for stream in self.streams])

@@ -163,6 +163,14 @@ def test_an_episode_is_the_same_whatever_is_played_beside_it(rows: int):
     assert play(player, episodes=6, seed=6) == together[6:]
 
 
+def test_actions_are_drawn_from_another_stream_than_the_environments():
+    """Or a game's beginning would foretell what is drawn for its first actions."""
+    player = PolicyPlayer(small_policy(2), 1.0)
+    player.prepare(1, 2)
+    player.begin({0: 5})
+    assert player.streams[0].random() != np.random.default_rng(5).random()
+
+
 def test_the_global_random_states_are_left_alone():
     player = PolicyPlayer(small_policy(2), 1.0)
     torch.manual_seed(5)
