@@ -25,13 +25,16 @@ class PerceptualDistance:
     def __call__(self, images: Tensor, targets: Tensor) -> Tensor:
         """Mean distance, a scalar, of two batches (N, 3, h, w) in [-1, 1]; values beyond are taken as they are.
 
+        As every loss it is float32, whatever the precision around it.
+
         Raises:
             UsageError: the package or its weights cannot be had.
         """
         if self.network is None:
             with torch.random.fork_rng(devices=[]):  # a resumed run loads it again, and must not draw more for that
                 self.network = self.load().eval().requires_grad_(False).to(images.device)
-        return self.network(images, targets).mean()
+        with torch.autocast(images.device.type, enabled=False):
+            return self.network(images.float(), targets.float()).mean()
 
 
 def load_lpips() -> nn.Module:

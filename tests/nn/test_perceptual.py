@@ -50,6 +50,15 @@ def test_the_distance_is_a_mean_with_a_gradient_to_the_images_and_none_of_its_ow
     assert network.weight.grad is None
 
 
+def test_the_distance_is_float32_amid_lower_precision():
+    distance = PerceptualDistance(UntrainedLPIPS)
+    images, targets = torch.rand(2, 2, 3, 32, 32) * 2 - 1
+    expected = distance(images, targets)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(distance(images, targets), expected)
+        assert distance(images.bfloat16(), targets).dtype == torch.float32
+
+
 @pytest.mark.skipif(importlib.util.find_spec("torchmetrics") is not None, reason="the extra is installed")
 def test_without_the_package_the_error_names_the_extra_and_how_to_go_on():
     with pytest.raises(UsageError, match=r'pip install "iris-gym\[lpips\]".*perceptual_weight=0') as error:
