@@ -18,6 +18,9 @@ CPU_BATCH = 16
 size a frame's value depends neither on its place nor on the frames beside it, so a resumed run, which asks for the
 frames in another order, finds what the run before it had found."""
 
+GPU_BATCH = 256
+"""Frames that a GPU computes at most at once: after an update of the autoencoder 1,000 and more may be new."""
+
 
 class FrameCache:
     """Tokens and reconstructions of the replay's frames, for as long as the tokenizer stays as it is.
@@ -92,7 +95,7 @@ class _Column:
         self._cover(int(distinct.max(initial=0)) + 1)  # even where all is padded
         new = (distinct >= 0) & (self._places[distinct] < 0)
         if new.any() or self._values is None:
-            values = _compute_in_equal_batches(compute, places[new], device)
+            values = _compute_in_batches(compute, places[new], device)
             self._store(distinct[new], values)
         assert self._values is not None
         return self._values[on_device(self._places[rows.clip(0)].clip(0), device)]
@@ -123,14 +126,13 @@ def _values(column: _Column, segment: Segment, compute: Callable[[Tensor], Tenso
     if segment.rows is not None:
         return column.look_up(segment.rows, compute, device)
     places = np.arange(segment.mask.numel())
-    return _compute_in_equal_batches(compute, places, device).unflatten(0, segment.mask.shape)
+    return _compute_in_batches(compute, places, device).unflatten(0, segment.mask.shape)
 
 
-def _compute_in_equal_batches(
-    compute: Callable[[Tensor], Tensor], places: NDArray[np.int64], device: torch.device
-) -> Tensor:
+def _compute_in_batches(compute: Callable[[Tensor], Tensor], places: NDArray[np.int64], device: torch.device) -> Tensor:
     """The values of `places` (M,), on a CPU in batches of `CPU_BATCH`, the last one filled up with places again."""
-    if device.type != "cpu" or not len(places):
-        return compute(on_device(places, device))
-    batches = np.resize(places, (-(-len(places) // CPU_BATCH), CPU_BATCH))
+    if len(places) and device.type == "cpu":
+        batches = np.resize(places, (-(-len(places) // CPU_BATCH), CPU_BATCH))
+    else:
+        batches = [places[first : first + GPU_BATCH] for first in range(0, max(len(places), 1), GPU_BATCH)]
     return torch.cat([compute(on_device(batch, device)) for batch in batches])[: len(places)]

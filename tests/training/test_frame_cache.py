@@ -113,6 +113,19 @@ def test_where_all_is_padded_there_is_nothing_to_compute(replay, unfilled):
     assert torch.equal(cache.tokens(segment)[segment.mask], tokenizer.encode(unit_frames(segment.frames))[segment.mask])
 
 
+@pytest.mark.parametrize(("count", "batches"), [(0, [0]), (1, [1]), (256, [256]), (600, [256, 256, 88])])
+def test_elsewhere_than_on_a_cpu_few_enough_are_computed_at_once(count, batches):
+    """On tensors without values, as a GPU would."""
+    asked = []
+
+    def compute(places):
+        asked.append(len(places))
+        return torch.zeros(len(places), 3, device="meta")
+
+    values = frame_cache._compute_in_batches(compute, np.arange(count), torch.device("meta"))
+    assert (asked, values.shape) == (batches, (count, 3))
+
+
 def test_without_a_cache_frames_are_computed_anew(replay, unfilled):
     tokenizer = CountingTokenizer()
     cache, segment = FrameCache(tokenizer, keep=False), sample(replay)
