@@ -15,6 +15,7 @@ from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 Precision = Literal["auto", "bf16", "float32"]
 
@@ -48,6 +49,27 @@ def compute_dtype(precision: Precision, device: torch.device, *, worthwhile: boo
     return torch.float32
 
 
+@contextlib.contextmanager
+def products(*, tf32: bool) -> Iterator[None]:
+    """A GPU's float32 products and convolutions in TF32, or exact as a CPU's; torch's settings come back afterwards.
+
+    Left to itself torch convolves in TF32, and multiplies without. Where these settings are not to be read, since the
+    newer ones that govern single operations were used, they are left as they were chosen.
+    """
+    settings: tuple[Any, ...] = torch.backends.cuda.matmul, torch.backends.cudnn
+    try:
+        before = [setting.allow_tf32 for setting in settings]
+    except RuntimeError:
+        settings, before = (), []
+    try:
+        for setting in settings:
+            setting.allow_tf32 = tf32
+        yield
+    finally:
+        for setting, value in zip(settings, before, strict=True):
+            setting.allow_tf32 = value
+
+
 @dataclass(frozen=True, slots=True)
 class Numerics:
     """How an update is computed: forward passes in `dtype` beside float32 weights; TF32 products where `tf32`."""
@@ -55,15 +77,9 @@ class Numerics:
     dtype: torch.dtype = torch.float32
     tf32: bool = False
 
-    @contextlib.contextmanager
-    def update(self) -> Iterator[None]:
-        """Around a whole update. A GPU's setting of before comes back afterwards."""
-        before = torch.backends.cuda.matmul.allow_tf32
-        torch.backends.cuda.matmul.allow_tf32 = before or self.tf32
-        try:
-            yield
-        finally:
-            torch.backends.cuda.matmul.allow_tf32 = before
+    def update(self) -> contextlib.AbstractContextManager[None]:
+        """Around a whole update."""
+        return products(tf32=self.tf32)
 
     def forward(self, device: torch.device) -> torch.autocast:
         """Around the forward pass; the backward pass follows its dtypes.
@@ -129,24 +145,39 @@ class Graphs(Protocol):
 
 
 class CUDAGraphs:
-    """`Graphs` by torch. Registered generators go on drawing new numbers at every replay."""
+    """`Graphs` of a GPU by torch. Registered generators go on drawing new numbers at every replay."""
 
     WARM_UPS = 2
 
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+
     def warm_up(self, run: Callable[[], object]) -> None:
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            for _ in range(self.WARM_UPS):
-                run()
-        torch.cuda.current_stream().wait_stream(stream)
+        with torch.cuda.device(self.device):  # torch makes and asks for streams of the one that is current
+            stream = torch.cuda.Stream()
+            stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(stream):
+                for _ in range(self.WARM_UPS):
+                    run()
+            torch.cuda.current_stream().wait_stream(stream)
 
     def capture(self, run: Callable[[], Any], generators: Sequence[torch.Generator]) -> tuple[Any, Callable[[], None]]:
-        graph = torch.cuda.CUDAGraph()
-        for generator in generators:
-            graph.register_generator_state(generator)
-        with torch.cuda.graph(graph):
-            result = run()
+        with torch.cuda.device(self.device):
+            current, graph = torch.cuda.current_stream(), torch.cuda.CUDAGraph()
+            for generator in generators:
+                graph.register_generator_state(generator)
+            try:
+                # What other threads do with the device, loggers or communication between GPUs, is no part of it.
+                with torch.cuda.graph(graph, stream=torch.cuda.Stream(), capture_error_mode="thread_local"):
+                    result = run()
+            except RuntimeError:
+                # Torch stays on the stream of a capture that it cannot end, and up to 2.12 its generators in capturing.
+                torch.cuda.set_stream(current)
+                for generator in (*generators, torch.cuda.default_generators[torch.cuda.current_device()]):
+                    fresh = torch.Generator(self.device)
+                    fresh.set_state(generator.get_state())
+                    generator.graphsafe_set_state(fresh)
+                raise
         return result, graph.replay
 
 
@@ -154,20 +185,21 @@ class Captured:
     """A callable on tensors, recorded once for each set of shapes and from then on replayed as a whole.
 
     The callable may ask nothing of the device and has to do the same work at each call. Its results are overwritten
-    by the next call. Where it cannot be recorded, it is called as it is, after one warning.
+    by the next call. Where it cannot be recorded, it is called as it is, after one warning; and so it is under a mode
+    that looks at what torch dispatches, since a replay dispatches nothing.
     """
 
     def __init__(
-        self, function: Callable[..., Any], *, generators: Sequence[torch.Generator] = (), graphs: Graphs | None = None
+        self, function: Callable[..., Any], *, graphs: Graphs, generators: Sequence[torch.Generator] = ()
     ) -> None:
         self.function = function
         self.generators = generators
-        self.graphs = graphs or CUDAGraphs()
+        self.graphs = graphs
         self._recorded: dict[tuple, tuple[tuple[Tensor, ...], Any, Callable[[], None]]] = {}
         self._works = True
 
     def __call__(self, *inputs: Tensor) -> Any:
-        if not self._works:
+        if not self._works or _get_current_dispatch_mode() is not None:
             return self.function(*inputs)
         key = tuple((tensor.shape, tensor.dtype, tensor.device) for tensor in inputs)
         if key not in self._recorded:

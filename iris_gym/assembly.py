@@ -13,7 +13,7 @@ import torch
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor, nn
 
-from iris_gym.accelerate import Captured, FrozenCopy, Numerics, compute_dtype
+from iris_gym.accelerate import Captured, CUDAGraphs, FrozenCopy, Numerics, compute_dtype
 from iris_gym.config import IRISConfig
 from iris_gym.data.replay import Replay
 from iris_gym.dream import DreamVectorEnv
@@ -258,7 +258,7 @@ def build_imagination(config: IRISConfig, models: Models, frozen: Frozen, genera
     imagination = imagine(dynamics, models.actor_critic, horizon=config.imagination_horizon, generator=generator)
     fits = config.imagination_horizon <= config.transformer_timesteps
     if config.accelerate and fits and dynamics.device.type == "cuda":
-        return Captured(imagination, generators=[generator])
+        return Captured(imagination, graphs=CUDAGraphs(dynamics.device), generators=[generator])
     return imagination
 
 

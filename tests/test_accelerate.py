@@ -1,18 +1,22 @@
 import contextlib
 import copy
+import types
 import warnings
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
-from iris_gym import IRISConfig, accelerate, build_models
-from iris_gym.accelerate import Captured, FrozenCopy, Numerics, compute_dtype, version
+from iris_gym import IRISAgent, IRISConfig, accelerate, build_models, record, report
+from iris_gym.accelerate import Captured, CUDAGraphs, FrozenCopy, Numerics, compute_dtype, products, version
 from iris_gym.assembly import build_dynamics, build_imagination, build_learners, build_replay, freeze
 from iris_gym.benchmark.measuring import count_operations
 from iris_gym.benchmark.noise import fill_with_noise
+from iris_gym.imagination.dynamics import Dynamics
 from iris_gym.training.losses import imagine
 from iris_gym.training.randomness import RandomStreams
 
@@ -63,20 +67,63 @@ def test_the_forward_pass_alone_is_in_the_lower_precision():
         assert layer(x).dtype == torch.float32
 
 
-@pytest.mark.parametrize("before", [False, True])
+@pytest.fixture
+def settings():
+    """Those of a GPU's products and convolutions, which torch has without one, too."""
+    settings = torch.backends.cuda.matmul, torch.backends.cudnn
+    saved = [setting.allow_tf32 for setting in settings]
+    yield settings
+    for setting, value in zip(settings, saved, strict=True):
+        setting.allow_tf32 = value
+
+
+@pytest.mark.parametrize("before", [(False, True), (True, False)])
 @pytest.mark.parametrize("tf32", [False, True])
-def test_tf32_is_on_during_an_update_and_then_as_before(before, tf32):
-    setting = torch.backends.cuda.matmul
-    saved, setting.allow_tf32 = setting.allow_tf32, before
+def test_tf32_is_on_or_off_during_an_update_and_then_as_before(settings, before, tf32):
+    for setting, value in zip(settings, before, strict=True):
+        setting.allow_tf32 = value
+    with Numerics(tf32=tf32).update():
+        assert [setting.allow_tf32 for setting in settings] == [tf32, tf32]
+    with contextlib.suppress(ZeroDivisionError), Numerics(tf32=tf32).update():
+        raise ZeroDivisionError
+    assert tuple(setting.allow_tf32 for setting in settings) == before
+
+
+@pytest.mark.skipif(not hasattr(torch.backends.cudnn, "conv"), reason="this torch has no settings of single operations")
+def test_settings_of_single_operations_are_left_as_they_are():
+    """Torch refuses to read the older ones then."""
+    conv = torch.backends.cudnn.conv
+    before, conv.fp32_precision = conv.fp32_precision, "ieee"
     try:
-        with Numerics(tf32=tf32).update():
-            assert setting.allow_tf32 == (before or tf32)
-        assert setting.allow_tf32 == before
-        with contextlib.suppress(ZeroDivisionError), Numerics(tf32=tf32).update():
-            raise ZeroDivisionError
-        assert setting.allow_tf32 == before
+        with pytest.raises(RuntimeError):
+            assert torch.backends.cudnn.allow_tf32
+        with products(tf32=True):
+            assert conv.fp32_precision == "ieee"
+        assert conv.fp32_precision == "ieee"
     finally:
-        setting.allow_tf32 = saved
+        conv.fp32_precision = before
+
+
+def test_an_agent_learns_with_tf32_and_does_all_else_without(settings, tmp_path):
+    settings[0].allow_tf32 = settings[1].allow_tf32 = True
+    agent = IRISAgent("MinAtar/Breakout-v1", IRISConfig.tiny(), seed=0, device="cpu")
+    seen = set()
+    for model in (agent.models.tokenizer, agent.models.actor_critic):
+        for module in model.modules():
+            if isinstance(module, nn.Conv2d | nn.Linear | nn.LSTM):
+                module.register_forward_pre_hook(lambda *_: seen.add(tuple(each.allow_tf32 for each in settings)))
+    agent.learn(60)
+    assert seen == {(False, False), (True, True)}  # collecting and learning
+    seen.clear()
+    agent.predict(np.zeros((64, 64, 3), np.uint8))
+    agent.evaluate(1, max_steps=3)
+    dream = agent.make_dream_env(2, render_mode="rgb_array")
+    dream.reset(seed=0)
+    dream.step(np.zeros(2, np.int64))
+    dream.render()
+    record(agent, source="side-by-side", max_steps=3, out=tmp_path)
+    report(agent, episodes=1, starts=2, horizon=2, max_steps=20, out=tmp_path / "page.html")
+    assert seen == {(False, False)}
 
 
 # Frozen copies
@@ -217,6 +264,16 @@ def test_each_set_of_shapes_and_dtypes_is_recorded_once():
     assert (graphs.warm_ups, graphs.captures, graphs.replays) == (4, 4, 12)
 
 
+def test_what_is_counted_is_what_a_replay_does_and_not_its_recording():
+    captured, x = Captured(lambda x: x @ x, graphs=Rerun()), torch.ones(3, 3)
+    expected = count_operations(lambda: x @ x)
+    assert [count_operations(lambda: captured(x)), captured(x).sum(), count_operations(lambda: captured(x))] == [
+        expected,
+        27,
+        expected,
+    ]
+
+
 def test_warming_up_and_recording_draw_nothing():
     recorded, plain = (torch.Generator().manual_seed(3) for _ in range(2))
     captured = Captured(lambda x: x + torch.rand(2, generator=recorded), generators=[recorded], graphs=Rerun())
@@ -240,6 +297,87 @@ def test_where_nothing_can_be_recorded_it_goes_on_after_one_warning(monkeypatch,
         warnings.simplefilter("error")
         for size in (2, 3):
             assert torch.equal(captured(torch.zeros(2)), torch.rand(2, generator=plain)), size
+
+
+class FakeCUDA:
+    """What `CUDAGraphs` asks of torch.cuda, of two GPUs of which the first is the current one."""
+
+    def __init__(self, *, fails: bool) -> None:
+        self.fails, self.current, self.log = fails, 0, []
+        self.stream_now: dict[int, object] = {0: "main of 0", 1: "main of 1"}
+        self.default_generators = [FakeGenerator(7), FakeGenerator(8)]
+
+    @contextlib.contextmanager
+    def device(self, device: torch.device):
+        before, self.current = self.current, device.index
+        try:
+            yield
+        finally:
+            self.current = before
+
+    def current_device(self):
+        return self.current
+
+    def current_stream(self):
+        return self.stream_now[self.current]
+
+    def set_stream(self, stream):
+        self.stream_now[self.current] = stream
+
+    def Stream(self):
+        return f"another of {self.current}"
+
+    def CUDAGraph(self):
+        return types.SimpleNamespace(register_generator_state=self.log.append, replay=None)
+
+    @contextlib.contextmanager
+    def graph(self, graph, *, stream, capture_error_mode):
+        before, self.stream_now[self.current] = self.current_stream(), stream
+        self.log.append((stream, capture_error_mode))
+        yield
+        if self.fails:
+            raise RuntimeError("capture failed")
+        self.stream_now[self.current] = before
+
+
+class FakeGenerator:
+    def __init__(self, seed: int) -> None:
+        self.state, self.renewed = torch.Generator().manual_seed(seed).get_state(), None
+
+    def get_state(self):
+        return self.state
+
+    def graphsafe_set_state(self, generator):
+        self.renewed = generator.get_state()
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_graph_is_captured_on_its_gpu_and_after_a_failure_all_is_as_before(monkeypatch, fails):
+    cuda, generator = FakeCUDA(fails=fails), FakeGenerator(3)
+    monkeypatch.setattr(torch, "cuda", cuda)
+    monkeypatch.setattr(torch, "Generator", lambda device: torch._C.Generator())
+    graphs = CUDAGraphs(torch.device("cuda", 1))
+    with pytest.raises(RuntimeError) if fails else contextlib.nullcontext():
+        assert graphs.capture(lambda: "result", [generator]) == ("result", None)
+    assert cuda.log == [generator, ("another of 1", "thread_local")]
+    assert (cuda.current, cuda.stream_now) == (0, {0: "main of 0", 1: "main of 1"})
+    for each in (generator, cuda.default_generators[1]):
+        assert torch.equal(each.renewed, each.state) if fails else each.renewed is None
+    assert cuda.default_generators[0].renewed is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "recorded"),
+    [({}, True), ({"accelerate": False}, False), ({"imagination_horizon": 5}, False)],
+    ids=["as it is", "plain", "a context that may overflow"],
+)
+def test_a_gpu_records_rollouts_unless_told_otherwise_or_rows_may_overflow(monkeypatch, changes, recorded):
+    config = IRISConfig.tiny(**changes)
+    models = build_models(config, 3, "cpu")
+    monkeypatch.setattr(Dynamics, "device", torch.device("cuda", 1))
+    imagination = build_imagination(config, models, freeze(config, models), torch.Generator())
+    assert isinstance(imagination, Captured) == recorded
+    assert not recorded or imagination.graphs.device == torch.device("cuda", 1)
 
 
 # Rollouts
@@ -277,6 +415,38 @@ def test_a_recorded_rollout_is_the_plain_one_number_for_number(layout, precision
     with torch.no_grad():  # weights that are written to later count at the next replay
         models.actor_critic.actor.bias.copy_(torch.tensor([-50.0, 50.0, -50.0]))
     assert (captured(*inputs).actions[:, :-1] == 1).all()
+
+
+class ForeignTensors(TorchDispatchMode):
+    """Tensors of the CPU that are met or made on the way, numbers in tensors aside, which kernels take by value."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        met = [leaf for leaf in tree_leaves((args, kwargs, result)) if isinstance(leaf, torch.Tensor)]
+        if any(tensor.device.type == "cpu" and tensor.dim() for tensor in met):
+            self.found.append(func.overloadpacket.__name__)
+        return result
+
+
+@LAYOUTS
+def test_a_rollout_elsewhere_than_on_a_cpu_never_meets_it(layout):
+    """Tensors without values take a GPU's branches: what came from the host would be a copy at each step there."""
+    config = IRISConfig.tiny(sequence_layout=layout)
+    models, inputs = parts(config)
+    for module in models.by_name().values():
+        module.to("meta")
+    rollout = build_imagination(config, models, freeze(config, models), None)  # there are no generators for these
+    inputs = [tensor.to("meta") for tensor in inputs]
+    with ForeignTensors() as foreign:
+        rollout(*inputs)
+    assert foreign.found == []
+    with ForeignTensors() as foreign:
+        torch.tensor([1, 2]).to("meta")
+    assert foreign.found
 
 
 SYNCHRONISING = {"_local_scalar_dense", "nonzero", "is_nonzero", "masked_select", "_unique2", "equal", "item"}
@@ -379,7 +549,7 @@ def test_graphs_give_what_the_plain_path_gives(layout, temperature):
     dynamics = build_dynamics(models, freeze(config, models)).with_options(overflow_context=1, temperature=temperature)
     generators = [torch.Generator(cuda).manual_seed(5) for _ in range(2)]
     plain, other = (imagine(dynamics, models.actor_critic, horizon=4, generator=source) for source in generators)
-    captured = Captured(other, generators=[generators[1]])
+    captured = Captured(other, graphs=CUDAGraphs(cuda), generators=[generators[1]])
     for _ in range(3):
         assert_same(captured(*inputs), plain(*inputs))
 

@@ -11,6 +11,7 @@ from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecEnv
 from torch import nn
 
+from iris_gym.accelerate import products
 from iris_gym.assembly import (
     Models,
     build_acting,
@@ -172,8 +173,9 @@ class Bench:
     def operations_per_transformer_pass(self) -> int:
         """What reading one more token a row dispatches, embedding and heads left out."""
         transformer = self.models.world_model.transformer
-        cache, token = transformer.empty_cache(2), torch.zeros(2, 1, self.config.transformer_embed_dim)
-        return count_operations(lambda: transformer.forward_cached(token.to(self.device), cache))
+        token = torch.zeros(2, 1, self.config.transformer_embed_dim, device=self.device)
+        cache = transformer.empty_cache(2)
+        return count_operations(lambda: transformer.forward_cached(token, cache))
 
     def _learning(self, learner: Learner) -> Phase:
         plan = learner.plan
@@ -234,7 +236,12 @@ class Bench:
         inputs = self._inputs(rows)
         imagination = build_imagination(self.config, self.models, self.frozen, self.streams.imagining)
         steps = rows * (horizon - 1)  # the last step only bootstraps
-        return Phase("imagination", lambda: imagination(*inputs), rows, "steps", units=steps)
+
+        def run() -> None:
+            with products(tf32=self.config.accelerate):  # as in an update
+                imagination(*inputs)
+
+        return Phase("imagination", run, rows, "steps", units=steps)
 
     def _inputs(self, rows: int) -> tuple[torch.Tensor, ...]:
         """Start frames as tokens and as pictures, and the LSTM's state."""

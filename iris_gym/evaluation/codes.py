@@ -8,6 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from iris_gym.accelerate import products
 from iris_gym.evaluation.real_episodes import RealEpisode
 from iris_gym.evaluation.stretches import decode
 from iris_gym.functional import count_tokens
@@ -30,6 +31,7 @@ class Codebook:
 
 
 @torch.no_grad()
+@products(tf32=False)
 def look_at_codes(
     tokenizer: Tokenizer,
     episodes: Sequence[RealEpisode],

@@ -14,6 +14,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from iris_gym.accelerate import products
 from iris_gym.data.replay import Replay
 from iris_gym.evaluation.files import write_atomically
 from iris_gym.functional import stored_frames, unit_frames
@@ -147,6 +148,7 @@ def save_png(path: str | os.PathLike[str], image: np.ndarray, scale: int = 4) ->
 
 
 @torch.no_grad()
+@products(tf32=False)
 def _reconstruct(tokenizer: Tokenizer, frames: Tensor) -> Tensor:
     return stored_frames(tokenizer.reconstruct(unit_frames(frames)))
 

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from iris_gym.accelerate import products
 from iris_gym.evaluation.stretches import Stretches
 from iris_gym.functional import sample_categorical
 from iris_gym.imagination.dynamics import DreamState, Dynamics
@@ -46,6 +47,7 @@ class Dream:
 
 
 @torch.no_grad()
+@products(tf32=False)
 def forecast(
     world_model: WorldModel,
     tokens: Tensor,
@@ -118,6 +120,7 @@ def dream_of_actions(dynamics: Dynamics, stretches: Stretches, *, generator: tor
 
 
 @torch.no_grad()
+@products(tf32=False)
 def dream_of_policy(
     dynamics: Dynamics,
     policy: Policy,

@@ -16,6 +16,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from iris_gym.accelerate import products
 from iris_gym.envs.preprocessing import to_frames
 from iris_gym.errors import UsageError
 from iris_gym.functional import sample_categorical, stored_frames, unit_frames
@@ -63,6 +64,7 @@ def play(policy: Policy, env: gym.Env, *, seed: int, temperature: float, max_ste
 
 
 @torch.no_grad()
+@products(tf32=False)
 def dream(
     dynamics: Dynamics,
     first: Tensor,
@@ -100,6 +102,7 @@ def dream(
 
 
 @torch.no_grad()
+@products(tf32=False)
 def reconstruct(tokenizer: Tokenizer, frames: Tensor, device: torch.device, batch: int = 64) -> Tensor:
     """What the tokenizer keeps of frames (T, 3, 64, 64) uint8."""
     parts = frames.split(batch)
