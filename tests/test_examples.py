@@ -281,13 +281,18 @@ def test_study_report(tmp_path, monkeypatch):
             point = {"env_steps": 100, "seconds": 10.0 + seed, "cpu_seconds": 9.0, "evaluations": evaluations}
             result = {"agent": name, "seed": seed, "sizes": sizes, "points": [point], "reached": False, "settings": {}}
             (folder / f"{name}__MiniGrid-Empty-5x5__{seed}.json").write_text(json.dumps(result))
+        if seed < 2:
+            point |= {"env_steps": 0, "evaluations": {"sampled": evaluations["greedy"] | {"mean": 0.2}}}
+            result |= {"agent": "random"}
+            (folder / f"random__MiniGrid-Empty-5x5__{seed}.json").write_text(json.dumps(result))
     run("study.py", *STUDY, "--figures", "--environments", "MiniGrid-Empty-5x5", folder=tmp_path)
     table = (folder / "table.md").read_text()
-    assert "| IRIS | temperature 0.5 | 5 | 0.60 [" in table
-    assert "| PPO | sampled | 5 | 0.30 [" in table and "| PPO | greedy | 5 | 0.10 [0.10, 0.10] |" in table
+    assert "| IRIS | temperature 0.5 | 5 | 0.600 [0.200, 0.900] | 9 |" in table
+    assert "| PPO | sampled | 5 | 0.300 [" in table and "| PPO | greedy | 5 | 0.100 [0.100, 0.100] | 9 |" in table
+    assert "Random actions: 0.200 [0.200, 0.200]; by seed 0.200, 0.200." in table
     assert "| IRIS | temperature 0.5 | 4 | 1.000 | 50% | 10.0 | 14 | 9 |" in table
     assert "| PPO | sampled | 4 | 0.500 | 50% | 10.0 | 14 | 9 |" in table
-    assert "Missing: random__MiniGrid-Empty-5x5__0, " in table
+    assert "Missing: random in MiniGrid-Empty-5x5, seeds 2 3 4; DQN in MiniGrid-Empty-5x5, seeds 0 1" in table
     assert (folder / "curves.png").stat().st_size > 10_000
 
     assert "Ablations" not in table
@@ -297,8 +302,10 @@ def test_study_report(tmp_path, monkeypatch):
         (folder / f"iris__no-burn-in__MiniGrid-Empty-5x5__{seed}.json").write_text(json.dumps(ablated))
     run("study.py", *STUDY, "--figures", "--environments", "MiniGrid-Empty-5x5", folder=tmp_path)
     ablations = (folder / "table.md").read_text().split("## Ablations")[1]
-    assert "| MiniGrid-Empty-5x5 | `tiny` | none | 0.60 [0.20, 0.90] | 0.00, 0.50, 0.60, 0.70, 1.00 |" in ablations
-    assert "| MiniGrid-Empty-5x5 | no burn-in | `burn_in=0` | 0.30 [0.10, 0.45] | 0.00, 0.25, 0.30, 0.35" in ablations
+    assert "| MiniGrid-Empty-5x5 | `tiny` | none | 0.600 [0.200, 0.900] | 0.00, 0.50, 0.60, 0.70, 1.00 |" in ablations
+    assert (
+        "| MiniGrid-Empty-5x5 | no burn-in | `burn_in=0` | 0.300 [0.100, 0.450] | 0.00, 0.25, 0.30, 0.35" in ablations
+    )
     assert "frames not cached in MiniGrid-Empty-5x5" in ablations.split("Not done:")[1]
 
     changed = folder / "iris__MiniGrid-Empty-5x5__2.json"

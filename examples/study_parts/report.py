@@ -60,7 +60,10 @@ def write_report(folder: Path, sizes: Sizes, environments: Sequence[str], seeds:
         groups.setdefault((job.environment, job.agent), []).append(result)
     for (environment, agent), results in groups.items():
         _check_settings(f"{LABELS[agent]} in {environment}", results)
-    missing = [job.name for job in jobs if job not in found]
+    missing: dict[str, list[str]] = {}
+    for job in jobs:
+        if job not in found:
+            missing.setdefault(f"{LABELS[job.agent]} in {job.environment}", []).append(f"{job.seed}")
     text = [
         f"Mean returns of {sizes.episodes} episodes, by environment steps, IRIS `{sizes.preset}`. Interquartile means "
         f"over {len(seeds)} seeds with 95 % bootstrap intervals; below them every seed, with its sampled or greedy "
@@ -68,7 +71,9 @@ def write_report(folder: Path, sizes: Sizes, environments: Sequence[str], seeds:
         *(_table_of(environment, groups) for environment in environments),
         *_longer_table(folder, sizes, environments, seeds),
         *_ablations_table(folder, sizes, environments, seeds),
-        "Missing: " + (", ".join(missing) or "none") + ".",
+        "Missing: "
+        + ("; ".join(f"{what}, seeds {' '.join(which)}" for what, which in missing.items()) or "none")
+        + ".",
     ]
     table = folder / "table.md"
     write_atomically(table, ("\n\n".join(text) + "\n").encode())
@@ -95,6 +100,10 @@ def _check_settings(what: str, results: Sequence[dict[str, Any]]) -> None:
 def _table_of(environment: str, groups: dict[tuple[str, str], list[dict[str, Any]]]) -> str:
     """The interquartile means of every agent and way to play, and below them each seed by itself."""
     found = {agent: groups[environment, agent] for agent in AGENTS if (environment, agent) in groups}
+    parts = [f"## {environment}"]
+    if random := found.pop("random", []):
+        each = _curve(random, "sampled")[0]
+        parts.append(f"Random actions: {_interval(each)}; by seed {', '.join(f'{mean:.3f}' for mean in each)}.")
     steps = sorted(
         {point["env_steps"] for results in found.values() for result in results for point in result["points"]}
     )
@@ -103,22 +112,19 @@ def _table_of(environment: str, groups: dict[tuple[str, str], list[dict[str, Any
         for way in results[0]["points"][-1]["evaluations"]:
             curve = _curve(results, way)
             means.append([LABELS[agent], way, f"{len(results)}", *(_interval(curve.get(step)) for step in steps)])
+            means[-1] += [f"{_cpu_seconds(results, max(curve)):,.0f}"]
         way = way_to_play(results)
         for result in results:
             curve, last = _curve([result], way), result["points"][-1]
             seeds.append([LABELS[agent], way, f"{result['seed']}"])
             seeds[-1] += [f"{curve[step][0]:.3f}" if step in curve else "" for step in steps]
             seeds[-1] += [f"{last['evaluations'][way]['solved']:.0%}", f"{last['evaluations'][way]['length']:.1f}"]
-            seeds[-1] += [f"{last['seconds']:.0f}", f"{last['cpu_seconds']:.0f}"]
+            seeds[-1] += [f"{last['seconds']:,.0f}", f"{last['cpu_seconds']:,.0f}"]
     columns = [f"{step:,}" for step in steps]
     at_last = ["return > 0", "length", "seconds", "CPU seconds"]
-    return "\n\n".join(
-        [
-            f"## {environment}",
-            _markdown(["agent", "actions", "seeds", *columns], means),
-            _markdown(["agent", "actions", "seed", *columns, *at_last], seeds),
-        ]
-    )
+    parts.append(_markdown(["agent", "actions", "seeds", *columns, "CPU seconds"], means))
+    parts.append(_markdown(["agent", "actions", "seed", *columns, *at_last], seeds))
+    return "\n\n".join(parts)
 
 
 def _curve(results: Sequence[dict[str, Any]], way: str) -> dict[int, list[float]]:
@@ -183,9 +189,9 @@ def _interval(values: Sequence[float] | None) -> str:
     if not values:
         return ""
     if len(values) == 1:
-        return f"{values[0]:.2f}"
+        return f"{values[0]:.3f}"
     mean, low, high = interquartile_mean(values)
-    return f"{mean:.2f} [{low:.2f}, {high:.2f}]"
+    return f"{mean:.3f} [{low:.3f}, {high:.3f}]"
 
 
 def _markdown(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
