@@ -19,6 +19,7 @@ from iris_gym.assembly import (
 )
 from iris_gym.config import preset
 from iris_gym.data.replay import Replay
+from iris_gym.imagination.dynamics import Dynamics
 from iris_gym.imagination.policy import Policy
 from iris_gym.nn import perceptual
 from iris_gym.nn.quantizer import EMAQuantizer, GradientQuantizer
@@ -328,6 +329,35 @@ def test_training_in_bf16_keeps_float32_weights(layout, codebook):
         assert value.dtype == high[name].dtype, name
         assert value.isfinite().all(), name
     assert any(not torch.equal(low[name], high[name]) for name in low)
+
+
+def test_the_actor_critic_and_all_losses_are_float32_where_training_is_in_bf16():
+    models, seen = build_models(IRISConfig.tiny(), 3, "cpu"), []
+    for module in models.actor_critic.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            module.register_forward_hook(lambda _, inputs, output: seen.extend([inputs[0].dtype, output.dtype]))
+    for learner in learners(IRISConfig.tiny(precision="bf16", perceptual_weight=0.0), models):
+        loss, metrics = learner._backward(segment(learner.plan.segment_length))
+        assert {loss.dtype, *(value.dtype for value in metrics.values())} == {torch.float32}, learner.name
+    assert set(seen) == {torch.float32}
+
+
+@pytest.mark.parametrize(
+    "config", [IRISConfig.tiny(), IRISConfig.small(), IRISConfig()], ids=["tiny", "small", "default"]
+)
+def test_in_float32_the_fast_path_dreams_the_tokens_of_the_plain_one(config):
+    models = build_models(config, 3, "cpu")
+    frozen = assembly.freeze(config.replace(precision="float32"), models)
+    assert frozen.tokenizer and frozen.tokenizer.copy is not models.tokenizer
+    frames, dreamt = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0)), []
+    for dynamics in (assembly.build_dynamics(models, frozen), Dynamics(models.tokenizer, models.world_model)):
+        greedy = dynamics.with_options(overflow_context=1, temperature=0.0)
+        state = greedy.start(frames)
+        dreamt.append([state.frame_tokens])
+        for action in range(3):
+            state, _ = greedy.step(state, torch.full((2,), action))
+            dreamt[-1].append(state.frame_tokens)
+    assert all(map(torch.equal, *dreamt))
 
 
 def test_auto_is_bf16_where_networks_are_wide_and_the_path_is_fast(monkeypatch):

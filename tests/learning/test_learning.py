@@ -30,7 +30,6 @@ def learned_return() -> float:
         encoder_downsamplings=5,
         tokens_per_frame=4,
         autoencoder_first_updates=400,
-        autoencoder_updates_per_epoch=20,
         eval_interval=0,
     )
     agent = IRISAgent(config.env, config, seed=0)
