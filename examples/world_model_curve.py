@@ -4,7 +4,6 @@ python examples/world_model_curve.py --env-id ALE/Pong-v5 --total-timesteps 6000
 """
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 from time import process_time
 from typing import Any
@@ -24,7 +23,6 @@ def recall(guesses: list[int], right: int) -> float | None:
 
 
 def point(findings: dict[str, Any], cpu_seconds: float) -> dict[str, Any]:
-    """What of a report goes into the curve."""
     confusion, horizons = findings["reward"]["confusion"], findings["by_horizon"]
     shown = ("token_accuracy_dream", "token_accuracy_start_kept", "pixel_error_dream", "pixel_error_start_kept")
     return {
@@ -39,23 +37,25 @@ def point(findings: dict[str, Any], cpu_seconds: float) -> dict[str, Any]:
     }
 
 
-def draw(points: list[dict[str, Any]], title: str, path: Path) -> None:
-    figure = Figure(figsize=(11, 3.4), layout="constrained")
-    tokens, rewards, dreams = figure.subplots(1, 3)
-    steps = [point["env_steps"] for point in points]
-    tokens.plot(steps, [point["token_accuracy"] for point in points], "o-", label="world model")
-    tokens.plot(steps, [point["token_accuracy_last_kept"] for point in points], "o:", label="last frame kept")
-    tokens.set(title="next frame's tokens right", xlabel="environment steps")
-    for name in ("negative", "positive"):
-        rewards.plot(steps, floats([point["reward_recall"][name] for point in points]), "o-", label=name)
-    rewards.set(title="recall of rewards", xlabel="environment steps", ylim=(-0.05, 1.05))
-    for one in points:
-        dreams.plot(HORIZONS, floats([*one["pixel_error_dream"].values()]), "o-", label=f"{one['env_steps']:,} steps")
-    dreams.plot(HORIZONS, floats([*points[-1]["pixel_error_start_kept"].values()]), "k:", label="start frame kept")
-    dreams.set(title="squared pixel error of a dream", xlabel="dreamt steps", yscale="log")
-    for each, place in ((tokens, {}), (rewards, {}), (dreams, {"loc": "upper left", "bbox_to_anchor": (1, 1)})):
-        each.legend(fontsize="small", **place)
-    figure.suptitle(title)
+def draw(points: list[dict[str, Any]], name: str, path: Path) -> None:
+    figure, steps = Figure(figsize=(11, 3.4), layout="constrained"), [point["env_steps"] for point in points]
+    tokens, rewards, pixels = figure.subplots(1, 3)
+    tokens.plot(steps, [p["token_accuracy"] for p in points], "o-C0", label="after real frames")
+    tokens.plot(steps, [p["token_accuracy_last_kept"] for p in points], ".:C0")
+    for color, h in (("C1", "1"), ("C2", "20")):
+        tokens.plot(steps, [p["token_accuracy_dream"][h] for p in points], f"o-{color}", label=f"{h} dreamt")
+        tokens.plot(steps, [p["token_accuracy_start_kept"][h] for p in points], f".:{color}")
+    for sign in ("negative", "positive"):
+        rewards.plot(steps, floats([p["reward_recall"][sign] for p in points]), "o-", label=sign)
+    for h in map(str, HORIZONS):
+        ratios = [p["pixel_error_dream"][h] / p["pixel_error_start_kept"][h] for p in points]
+        pixels.plot(steps, ratios, "o-", label=f"{h} dreamt")
+    pixels.axhline(1, color="black", linestyle=":")
+    titles = "tokens right (dotted: frame kept)", "recall of rewards", "pixel error of a dream / of its start kept"
+    for axes, title, top in zip((tokens, rewards, pixels), titles, (1.2, 1.05, None), strict=True):
+        axes.set(title=title, xlabel="environment steps", ylim=(-0.02, top))
+        axes.legend(fontsize="small")
+    figure.suptitle(name)
     figure.savefig(path, dpi=110)
 
 
@@ -71,8 +71,8 @@ def main(
         cpu_seconds += process_time() - before
         page = report(agent, out=out / f"report_{agent.num_timesteps:06d}.html", episodes=GAMES)
         points.append(point(json.loads(page.with_suffix(".json").read_text()), cpu_seconds))
-        (out / "curve.json").write_text(json.dumps({"env": env_id, "config": asdict(agent.config), "points": points}))
-        draw(points, f"{env_id}, preset {preset}, {GAMES} games a report", out / "curve.png")
+        (out / "curve.json").write_text(json.dumps({"env": env_id, "config": agent.config.to_dict(), "points": points}))
+        draw(points, f"{env_id}, preset {preset}, one seed, {GAMES} games a report", out / "curve.png")
 
 
 if __name__ == "__main__":
