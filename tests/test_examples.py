@@ -130,8 +130,8 @@ def test_what_the_readme_says_of_pongs_world_model_is_so():
     assert (
         f"after {point['env_steps']:,}, that is {updates['autoencoder']:,} updates of the autoencoder, "
         f"{updates['world_model']:,} of the world model and {minutes:.0f} minutes of CPU time (one seed, four games a "
-        f"report): after real frames {right:.0f} % of the next frame's tokens are right, where {kept:.0f} % stay as they "
-        f"are, and {100 * point['reward_recall']['negative']:.0f} % of the lost points are foreseen"
+        f"report): after real frames {right:.0f} % of the next frame's tokens are right, where {kept:.0f} % stay as "
+        f"they are, and {100 * point['reward_recall']['negative']:.0f} % of the lost points are foreseen"
     ) in text
     dreamt, still = (
         [f"{100 * point[f'token_accuracy_{name}'][steps]:.0f}" for steps in ("1", "20")]
