@@ -22,7 +22,6 @@ from iris_gym.training.randomness import RandomStreams
 
 CPU = torch.device("cpu")
 LAYOUTS = pytest.mark.parametrize("layout", ["frame_action", "frame_action_reward_end"])
-on_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
 # Precision
 
@@ -539,7 +538,7 @@ def test_a_pass_of_the_default_dispatches_at_most_125_operations():
 # On a GPU
 
 
-@on_cuda
+@pytest.mark.gpu
 @LAYOUTS
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_graphs_give_what_the_plain_path_gives(layout, temperature):
@@ -554,7 +553,7 @@ def test_graphs_give_what_the_plain_path_gives(layout, temperature):
         assert_same(captured(*inputs), plain(*inputs))
 
 
-@on_cuda
+@pytest.mark.gpu
 @pytest.mark.parametrize("accelerated", [False, True])
 @pytest.mark.parametrize("precision", ["float32", "bf16"])
 def test_no_update_waits_for_the_gpu(accelerated, precision):
@@ -580,7 +579,7 @@ def test_no_update_waits_for_the_gpu(accelerated, precision):
                 torch.cuda.set_sync_debug_mode("default")
 
 
-@on_cuda
+@pytest.mark.gpu
 def test_no_rollout_waits_for_the_gpu():
     cuda = torch.device("cuda")
     config = IRISConfig.tiny()
@@ -593,3 +592,31 @@ def test_no_rollout_waits_for_the_gpu():
         imagination(*inputs)
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.gpu
+def test_a_gpu_sees_the_tokens_that_a_cpu_sees():
+    frames, tokens = torch.rand(64, 3, 64, 64), []
+    for device in ("cpu", "cuda"):
+        torch.manual_seed(0)
+        models = build_models(IRISConfig.tiny(precision="float32"), 3, device)
+        with products(tf32=False), torch.no_grad():
+            tokens.append(models.tokenizer.encode(frames.to(device)).cpu())
+    assert (tokens[0] == tokens[1]).float().mean() > 0.99  # sums are rounded in another order
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+def test_an_agent_of_a_gpu_learns_goes_on_and_travels(precision, tmp_path):
+    config = IRISConfig.tiny(precision=precision, imagination_horizon=4)
+    agent = IRISAgent("MinAtar/Breakout-v1", config, seed=0, device="cuda", run_dir=tmp_path / "run").learn(60)
+    agent = IRISAgent.resume(tmp_path / "run", device="cuda").learn(100)
+    assert agent.num_timesteps == 100
+    assert all(value.isfinite().all() for model in agent.models.by_name().values() for value in model.parameters())
+    agent.make_dream_env(2).reset(seed=0)
+    agent.save(tmp_path / "agent.zip")
+    observation = np.zeros((64, 64, 3), np.uint8)
+    chosen = [
+        IRISAgent.load(tmp_path / "agent.zip", device=device).predict(observation)[0] for device in ("cpu", "cuda")
+    ]
+    assert all(0 <= int(action) < 3 for action in chosen)

@@ -159,6 +159,16 @@ def test_train_atari_then_predict_loop(tmp_path):
 
 
 @pytest.mark.slow
+def test_on_a_gpu(tmp_path):
+    """All of it, on the CPU."""
+    flags = "--env MinAtar/Breakout-v1 --presets tiny --device cpu --minutes 0.4 --episodes 2".split()
+    shown = run("on_a_gpu.py", "--out", "gpu", *flags, folder=tmp_path)
+    assert "stopped and saved" in shown and "over 2 games" in shown
+    for name in ("tests.xml", "bench_tiny_plain.json", "bench_tiny.json", "run/scores.json"):
+        assert (tmp_path / "gpu" / name).exists()
+
+
+@pytest.mark.slow
 def test_custom_env(tmp_path):
     assert "over 20 episodes" in run("custom_env.py", "--total-timesteps", "80", "--tiny", folder=tmp_path)
 

@@ -5,7 +5,7 @@ from torch import nn
 
 from iris_gym import IRISConfig, assembly, build_models
 from iris_gym.accelerate import version
-from iris_gym.assembly import build_learners
+from iris_gym.assembly import build_learners, build_replay
 from iris_gym.benchmark.noise import fill_with_noise
 from iris_gym.data.replay import Replay
 from iris_gym.errors import RunError
@@ -225,16 +225,17 @@ def test_the_fused_optimizer_that_a_gpu_takes_skips_as_exactly():
     assert all(map(torch.equal, *states))
 
 
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 @pytest.mark.parametrize("codebook", ["ema", "gradient"])
-def test_behind_a_fused_optimizer_copies_and_caches_follow_too(monkeypatch, codebook):
+def test_behind_a_fused_optimizer_copies_and_caches_follow_too(monkeypatch, codebook, device):
     """Its kernels write to weights without torch's counting it, on the CPU as on the GPU that they are taken for."""
     monkeypatch.setattr(assembly, "_fused", lambda module: True)
-    config, streams = IRISConfig.tiny(precision="bf16", codebook=codebook), RandomStreams(0, torch.device("cpu"))
-    models = build_models(config, 3, "cpu")
+    config, streams = IRISConfig.tiny(precision="bf16", codebook=codebook), RandomStreams(0, torch.device(device))
+    models = build_models(config, 3, device)
     frozen = assembly.freeze(config, models)
     assert frozen.tokenizer and frozen.world_model
     cache = FrameCache(models.tokenizer, frozen.tokenizer)
-    with Replay(None) as replay:
+    with build_replay(config, None, device=torch.device(device)) as replay:
         fill_with_noise(replay, 30, 3)
         shown = replay.sample_segments(8, 4, generator=streams.sampling, align="start")
         before = cache.reconstructions(shown).clone()
