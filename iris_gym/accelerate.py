@@ -53,21 +53,29 @@ def compute_dtype(precision: Precision, device: torch.device, *, worthwhile: boo
 def products(*, tf32: bool) -> Iterator[None]:
     """A GPU's float32 products and convolutions in TF32, or exact as a CPU's; torch's settings come back afterwards.
 
-    Left to itself torch convolves in TF32, and multiplies without. Where these settings are not to be read, since the
-    newer ones that govern single operations were used, they are left as they were chosen.
+    Left to itself torch convolves in TF32, and multiplies without. Nothing is done where no GPU is used, nor where the
+    program has chosen by torch's newer settings of single operations: then the older ones are not to be read.
     """
-    settings: tuple[Any, ...] = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = _float32_settings()
     try:
-        before = [setting.allow_tf32 for setting in settings]
-    except RuntimeError:
-        settings, before = (), []
-    try:
-        for setting in settings:
-            setting.allow_tf32 = tf32
+        if before:
+            _choose_float32("high" if tf32 else "highest", convolutions=tf32)
         yield
     finally:
-        for setting, value in zip(settings, before, strict=True):
-            setting.allow_tf32 = value
+        if before:
+            _choose_float32(*before)
+
+
+def _float32_settings() -> tuple[str, bool] | None:
+    with contextlib.suppress(RuntimeError):
+        if torch.cuda.is_initialized():
+            return torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    return None
+
+
+def _choose_float32(matmul: str, convolutions: bool) -> None:
+    torch.set_float32_matmul_precision(matmul)
+    torch.backends.cudnn.allow_tf32 = convolutions
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,8 +14,11 @@ from torch.utils._pytree import tree_leaves
 from iris_gym import IRISAgent, IRISConfig, accelerate, build_models, record, report
 from iris_gym.accelerate import Captured, CUDAGraphs, FrozenCopy, Numerics, compute_dtype, products, version
 from iris_gym.assembly import build_dynamics, build_imagination, build_learners, build_replay, freeze
+from iris_gym.benchmark.agreement import bf16_agreement
 from iris_gym.benchmark.measuring import count_operations
 from iris_gym.benchmark.noise import fill_with_noise
+from iris_gym.data.replay import Replay
+from iris_gym.evaluation.pictures import run_pictures
 from iris_gym.imagination.dynamics import Dynamics
 from iris_gym.training.losses import imagine
 from iris_gym.training.randomness import RandomStreams
@@ -66,30 +69,49 @@ def test_the_forward_pass_alone_is_in_the_lower_precision():
         assert layer(x).dtype == torch.float32
 
 
-@pytest.fixture
-def settings():
+def float32_settings() -> tuple[str, bool]:
     """Those of a GPU's products and convolutions, which torch has without one, too."""
-    settings = torch.backends.cuda.matmul, torch.backends.cudnn
-    saved = [setting.allow_tf32 for setting in settings]
-    yield settings
-    for setting, value in zip(settings, saved, strict=True):
-        setting.allow_tf32 = value
+    return torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
 
 
-@pytest.mark.parametrize("before", [(False, True), (True, False)])
+def set_float32(matmul: str, convolutions: bool) -> None:
+    torch.set_float32_matmul_precision(matmul)
+    torch.backends.cudnn.allow_tf32 = convolutions
+
+
+@pytest.fixture
+def used_gpu(monkeypatch):
+    """As if there were one, as far as torch's settings go."""
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    saved = float32_settings()
+    yield
+    set_float32(*saved)
+
+
+BEFORE = pytest.mark.parametrize("before", [("highest", True), ("high", False), ("medium", True)])
+
+
+@BEFORE
 @pytest.mark.parametrize("tf32", [False, True])
-def test_tf32_is_on_or_off_during_an_update_and_then_as_before(settings, before, tf32):
-    for setting, value in zip(settings, before, strict=True):
-        setting.allow_tf32 = value
+def test_tf32_is_on_or_off_during_an_update_and_then_as_before(used_gpu, before, tf32):
+    set_float32(*before)
     with Numerics(tf32=tf32).update():
-        assert [setting.allow_tf32 for setting in settings] == [tf32, tf32]
+        assert float32_settings() == ("high" if tf32 else "highest", tf32)
     with contextlib.suppress(ZeroDivisionError), Numerics(tf32=tf32).update():
         raise ZeroDivisionError
-    assert tuple(setting.allow_tf32 for setting in settings) == before
+    assert float32_settings() == before
+
+
+@BEFORE
+def test_without_a_gpu_no_setting_is_touched(used_gpu, monkeypatch, before):
+    set_float32(*before)
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: False)
+    with products(tf32=True):
+        assert float32_settings() == before
 
 
 @pytest.mark.skipif(not hasattr(torch.backends.cudnn, "conv"), reason="this torch has no settings of single operations")
-def test_settings_of_single_operations_are_left_as_they_are():
+def test_settings_of_single_operations_are_left_as_they_are(used_gpu):
     """Torch refuses to read the older ones then."""
     conv = torch.backends.cudnn.conv
     before, conv.fp32_precision = conv.fp32_precision, "ieee"
@@ -103,16 +125,22 @@ def test_settings_of_single_operations_are_left_as_they_are():
         conv.fp32_precision = before
 
 
-def test_an_agent_learns_with_tf32_and_does_all_else_without(settings, tmp_path):
-    settings[0].allow_tf32 = settings[1].allow_tf32 = True
-    agent = IRISAgent("MinAtar/Breakout-v1", IRISConfig.tiny(), seed=0, device="cpu")
-    seen = set()
-    for model in (agent.models.tokenizer, agent.models.actor_critic):
+def test_an_agent_learns_with_tf32_and_does_all_else_without(used_gpu, tmp_path):
+    set_float32("high", True)
+    config = IRISConfig.tiny(checkpoint_interval=1, total_epochs=3)
+    agent = IRISAgent("MinAtar/Breakout-v1", config, seed=0, device="cpu")
+    seen: dict[str, set[tuple[str, bool]]] = {}
+
+    def watch(module: nn.Module, name: str) -> None:
+        module.register_forward_pre_hook(lambda *_: seen.setdefault(name, set()).add(float32_settings()))
+
+    for name, model in agent.models.by_name().items():
         for module in model.modules():
             if isinstance(module, nn.Conv2d | nn.Linear | nn.LSTM):
-                module.register_forward_pre_hook(lambda *_: seen.add(tuple(each.allow_tf32 for each in settings)))
-    agent.learn(60)
-    assert seen == {(False, False), (True, True)}  # collecting and learning
+                watch(module, name)
+    exact, fast = ("highest", False), ("high", True)
+    agent.learn(60)  # collecting, too, which has a copy of the tokenizer
+    assert seen == {"tokenizer": {fast}, "actor_critic": {exact, fast}, "world_model": {fast}}
     seen.clear()
     agent.predict(np.zeros((64, 64, 3), np.uint8))
     agent.evaluate(1, max_steps=3)
@@ -122,7 +150,12 @@ def test_an_agent_learns_with_tf32_and_does_all_else_without(settings, tmp_path)
     dream.render()
     record(agent, source="side-by-side", max_steps=3, out=tmp_path)
     report(agent, episodes=1, starts=2, horizon=2, max_steps=20, out=tmp_path / "page.html")
-    assert seen == {(False, False)}
+    with Replay(None) as replay:
+        fill_with_noise(replay, 30, 3)
+        shown = replay.sample_segments(2, 4, generator=np.random.default_rng(0), align="start")
+        assert run_pictures(1, Dynamics(agent.models.tokenizer, agent.models.world_model), replay)
+    bf16_agreement(agent.config, agent.models, shown)
+    assert seen == dict.fromkeys(agent.models.by_name(), {exact})
 
 
 # Frozen copies
@@ -572,8 +605,8 @@ def test_no_update_waits_for_the_gpu(accelerated, precision):
                 learner.update(drawn, 1)
 
             update()  # records graphs, initialises libraries
-            torch.cuda.set_sync_debug_mode("error")
             try:
+                torch.cuda.set_sync_debug_mode("error")
                 update()
             finally:
                 torch.cuda.set_sync_debug_mode("default")
@@ -587,8 +620,8 @@ def test_no_rollout_waits_for_the_gpu():
     imagination = build_imagination(config, models, freeze(config, models), torch.Generator(cuda))
     assert isinstance(imagination, Captured)
     imagination(*inputs)
-    torch.cuda.set_sync_debug_mode("error")
     try:
+        torch.cuda.set_sync_debug_mode("error")
         imagination(*inputs)
     finally:
         torch.cuda.set_sync_debug_mode("default")

@@ -15,8 +15,10 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-Precision = Literal["float32", "bf16"]
-DTYPES: dict[Precision, torch.dtype] = {"float32": torch.float32, "bf16": torch.bfloat16}
+from iris_gym.accelerate import products
+
+Precision = Literal["float32", "tf32", "bf16"]
+DTYPES: dict[Precision, torch.dtype] = {"float32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16}
 
 PEAK_SIZE = {"cpu": 1024, "cuda": 8192}
 """Rows and columns of the matrices whose product is the yardstick."""
@@ -46,8 +48,12 @@ def wait_for(device: torch.device) -> None:
 def matrix_product_peaks(device: torch.device) -> dict[Precision, float]:
     """Floating-point operations a second of the fastest of some products of two square matrices, by precision."""
     size = PEAK_SIZE.get(device.type, PEAK_SIZE["cpu"])
-    factors = torch.rand(2, size, size, device=device)
-    return {precision: _product_peak(factors.to(dtype)) for precision, dtype in DTYPES.items()}
+    factors, peaks = torch.rand(2, size, size, device=device), {}
+    for precision, dtype in DTYPES.items():
+        if precision != "tf32" or device.type == "cuda":
+            with products(tf32=precision == "tf32"):
+                peaks[precision] = _product_peak(factors.to(dtype))
+    return peaks
 
 
 def _product_peak(factors: torch.Tensor) -> float:

@@ -80,8 +80,10 @@ class Phase:
 
 def precision_of(name: str, config: IRISConfig, device: torch.device) -> Precision:
     """The precision of most of the arithmetic of a phase, whose peak its share is taken of."""
-    training = name != "dream" and training_dtype(config, device) == torch.bfloat16
-    return "bf16" if training else "float32"
+    if name != "dream" and training_dtype(config, device) == torch.bfloat16:
+        return "bf16"
+    updates = name not in ("collect", "act", "dream")
+    return "tf32" if updates and config.accelerate and device.type == "cuda" else "float32"
 
 
 def readers(plans: Mapping[str, LearnerPlan], config: IRISConfig) -> dict[str, Reader]:
@@ -276,6 +278,7 @@ class Bench:
             for action in actions:
                 env.step(action)
 
+        @products(tf32=False)  # as in the environment
         def bare() -> None:
             state = env.dynamics.start(unit_frames(frames))
             for action in actions:

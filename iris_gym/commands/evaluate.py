@@ -23,6 +23,9 @@ from iris_gym.evaluation.scores import cut_episodes, mean_and_error, summary, wr
 from iris_gym.evaluation.video import check_video, write_video
 from iris_gym.training.run_folder import RunFolder, check_writable
 
+GPU_WORKERS = 4
+"""Processes that play on one GPU, if nobody says how many: each takes memory there for what torch needs of its own."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Contest:
@@ -130,7 +133,8 @@ class Evaluate:
         )
 
     def _scores(self, contest: _Contest) -> dict[str, Any]:
-        workers = min(usable_cores(), most_workers(self.episodes)) if self.workers == "auto" else self.workers
+        most = min(most_workers(self.episodes), GPU_WORKERS if torch.cuda.is_initialized() else usable_cores())
+        workers = min(usable_cores(), most) if self.workers == "auto" else self.workers
         with tqdm(total=self.episodes, unit="game", file=sys.stderr, disable=None) as bar:
             scores = evaluate(
                 contest.player,

@@ -28,7 +28,7 @@ from iris_gym.dream.inputs import (
     start_source,
 )
 from iris_gym.errors import UsageError
-from iris_gym.functional import stored_frames, unit_frames
+from iris_gym.functional import on_device, stored_frames, unit_frames
 from iris_gym.imagination.dynamics import DreamState, Dynamics
 from iris_gym.types import FRAME_SIZE
 
@@ -300,7 +300,8 @@ class DreamVectorEnv(VectorEnv):
         return self._dream
 
     def _prepare(self, frames: Tensor) -> DreamState:
-        return self.dynamics.prepare(unit_frames(frames.to(self.device)))
+        there = on_device(frames.numpy(), self.device) if frames.device.type == "cpu" else frames.to(self.device)
+        return self.dynamics.prepare(unit_frames(there))
 
     def _restart(self, mask: Tensor, starts: DreamState, chosen: Tensor) -> None:
         self._dream = self.dynamics.restart(self._running("reset"), mask, starts, chosen)

@@ -153,6 +153,7 @@ def _reconstruct(tokenizer: Tokenizer, frames: Tensor) -> Tensor:
     return stored_frames(tokenizer.reconstruct(unit_frames(frames)))
 
 
+@products(tf32=False)
 def _dream(dynamics: Dynamics, first: Tensor, actions: Tensor, generator: torch.Generator | None) -> Tensor:
     """The L frames (L, 3, 64, 64) uint8 of a dream at the frame `first` (1, 3, 64, 64) under L - 1 `actions`."""
     state = dynamics.start(unit_frames(first))

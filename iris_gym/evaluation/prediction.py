@@ -106,6 +106,7 @@ def _forecast_windows(
     )
 
 
+@products(tf32=False)
 def dream_of_actions(dynamics: Dynamics, stretches: Stretches, *, generator: torch.Generator) -> Dream:
     """Dreams that start where the stretches do and take the same actions, past the ends they predict."""
     device, dreams = dynamics.device, []

@@ -1,6 +1,7 @@
 """LPIPS, a distance between images as people see them, through torchmetrics (the extra `iris-gym[lpips]`)."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +22,10 @@ class PerceptualDistance:
     def __init__(self, load: Callable[[], nn.Module] | None = None) -> None:
         self.load = load or load_lpips
         self.network: nn.Module | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy is made of: not the network, which is 60 MB and found again by the first call."""
+        return {"load": self.load, "network": None}
 
     def __call__(self, images: Tensor, targets: Tensor) -> Tensor:
         """Mean distance, a scalar, of two batches (N, 3, h, w) in [-1, 1]; values beyond are taken as they are.

@@ -47,7 +47,8 @@ class FrameCache:
             return self.tokenizer.encode(unit_frames(segment.frames.flatten(0, 1)[places]))
 
         self._forget_what_is_stale()
-        return _values(self._tokens, segment, encode)
+        with _as_it_is(segment):
+            return _values(self._tokens, segment, encode)
 
     @torch.no_grad()
     def reconstructions(self, segment: Segment) -> Tensor:
@@ -57,7 +58,8 @@ class FrameCache:
         def decode(places: Tensor) -> Tensor:
             return stored_frames(self.tokenizer.decode(tokens.flatten(0, 1)[places]))
 
-        return unit_frames(_values(self._pictures, segment, decode))
+        with _as_it_is(segment):
+            return unit_frames(_values(self._pictures, segment, decode))
 
     def _forget_what_is_stale(self) -> None:
         """Whatever wrote to the tokenizer, its outputs are stale."""
@@ -69,6 +71,11 @@ class FrameCache:
             self._version = current
             if self.frozen:
                 self.frozen.refresh()
+
+
+def _as_it_is(segment: Segment) -> torch.autocast:
+    """In the tokenizer's own dtype, whoever asks: a GPU's autocast would normalise in another."""
+    return torch.autocast(segment.frames.device.type, enabled=False)
 
 
 class _Column:

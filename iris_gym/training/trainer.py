@@ -236,7 +236,8 @@ class MeanMetrics:
     def add(self, group: str, metrics: dict[str, Tensor]) -> None:
         for metric, value in metrics.items():
             name = f"{group}/{metric}"
-            self.sums[name] = self.sums[name] + value if name in self.sums else value.clone()
+            before = self.sums.get(name)  # that of a resumed epoch comes from a file, and lies on the host
+            self.sums[name] = value.clone() if before is None else before.to(value.device) + value
             self.counts[name] = self.counts.get(name, 0) + 1
 
     def summary(self) -> dict[str, float]:

@@ -121,6 +121,10 @@ def test_workers_are_as_many_as_cores_and_work(cli, saved, monkeypatch):
     for episodes, flags in ((100, ()), (16, ()), (1, ()), (100, ("--workers", 3))):
         cli("evaluate", "--run", saved, "--episodes", episodes, *flags, "--device", "cpu", "--out", "a.json")
     assert asked == [5, 2, 1, 3]
+    monkeypatch.setattr(module.torch.cuda, "is_initialized", lambda: True)
+    for episodes in (100, 16):
+        cli("evaluate", "--run", saved, "--episodes", episodes, "--device", "cpu", "--out", "a.json")
+    assert asked[4:] == [4, 2], "fewer of them share a GPU"
 
 
 def _one_score():

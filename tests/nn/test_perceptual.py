@@ -1,3 +1,4 @@
+import copy
 import importlib.util
 import sys
 
@@ -48,6 +49,16 @@ def test_the_distance_is_a_mean_with_a_gradient_to_the_images_and_none_of_its_ow
     distance.backward()
     assert images.grad.abs().sum() > 0
     assert network.weight.grad is None
+
+
+def test_a_copy_finds_its_network_again_by_itself():
+    loads, load = counting(StandIn())
+    distance, images = PerceptualDistance(load), torch.zeros(2, 3, 8, 8)
+    distance(images, images)
+    copied = copy.deepcopy(distance)
+    assert copied.network is None
+    copied(images, images)
+    assert len(loads) == 2
 
 
 def test_the_distance_is_float32_amid_lower_precision():

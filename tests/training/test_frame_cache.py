@@ -126,6 +126,25 @@ def test_elsewhere_than_on_a_cpu_few_enough_are_computed_at_once(count, batches)
     assert (asked, values.shape) == (batches, (count, 3))
 
 
+def test_it_computes_in_the_tokenizers_own_dtype_whoever_asks(replay):
+    seen = []
+
+    class Watched(CountingTokenizer):
+        def encode(self, frames):
+            seen.append(torch.is_autocast_enabled("cpu"))
+            return super().encode(frames)
+
+        def decode(self, tokens):
+            seen.append(torch.is_autocast_enabled("cpu"))
+            return super().decode(tokens)
+
+    tokenizer = Watched()
+    with torch.autocast("cpu", torch.bfloat16):
+        FrameCache(tokenizer).reconstructions(sample(replay))
+        assert torch.is_autocast_enabled("cpu")
+    assert len(seen) >= 2 and not any(seen)
+
+
 def test_without_a_cache_frames_are_computed_anew(replay, unfilled):
     tokenizer = CountingTokenizer()
     cache, segment = FrameCache(tokenizer, keep=False), sample(replay)

@@ -346,6 +346,13 @@ def test_token_counts_become_the_usage_of_the_codebook_over_the_epoch():
     assert metrics.summary() == pytest.approx({"codebook/perplexity": 2.0, "codebook/active_codes": 2.0})
 
 
+def test_metrics_of_a_resumed_epoch_go_on_where_the_models_are():
+    """What was saved of it is on the host; a tensor without values stands for one of a GPU."""
+    metrics = MeanMetrics({"autoencoder/token_counts": torch.zeros(3)}, {"autoencoder/token_counts": 1})
+    metrics.add("autoencoder", {"token_counts": torch.zeros(3, device="meta")})
+    assert metrics.sums["autoencoder/token_counts"].device.type == "meta"
+
+
 def test_a_metric_that_is_written_to_later_is_not_changed_by_it():
     metrics, value = MeanMetrics(), torch.tensor(1.0)
     metrics.add("a", {"loss": value})
