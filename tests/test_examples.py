@@ -4,8 +4,10 @@ import importlib
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
+import types
 from pathlib import Path
 from statistics import mean
 
@@ -34,14 +36,16 @@ def trained(tmp_path_factory) -> Path:
     return path
 
 
-README_TABLES = {  # folder: steps, decimals and environments, which one alone has no column for
-    "steps_3000": ((1000, 2000, 3000), 3, ("MiniGrid-Empty-5x5", "MiniGrid-LavaGapS5")),
-    "steps_10000": ((1000, 2000, 3000, 4000, 5000, 7000, 10000), 2, ("MinAtar-Breakout",)),
+RESULTS = EXAMPLES / "study_results"
+T = "temperature 0.5"  # how IRIS plays
+SHOWN = {  # the environments whose results lie in a folder, by the steps that these are of
+    3_000: ("MiniGrid-Empty-5x5",),
+    10_000: ("MiniGrid-Empty-Random-6x6", "MiniGrid-LavaGapS5", "MinAtar-Breakout"),
 }
 
 
-def results_of(folder: str, agent: str, environment: str) -> list[dict]:
-    files = sorted((EXAMPLES / "study_results" / folder).glob(f"{agent}__{environment}__*.json"))
+def results_of(steps: int, agent: str, environment: str) -> list[dict]:
+    files = sorted((RESULTS / f"steps_{steps}").glob(f"{agent}__{environment}__*.json"))
     return [json.loads(file.read_text()) for file in files]
 
 
@@ -51,75 +55,92 @@ def means_at(results: list[dict], steps: int, way: str) -> list[float]:
 
 
 @pytest.fixture
-def interquartile_mean(monkeypatch):
+def study(monkeypatch):
+    """The study's modules of results and of jobs."""
     monkeypatch.syspath_prepend(EXAMPLES)
-    return importlib.import_module("study_parts.report").interquartile_mean
+    return types.SimpleNamespace(
+        report=importlib.import_module("study_parts.report"), jobs=importlib.import_module("study_parts.jobs")
+    )
 
 
-def test_the_readmes_results_are_those_of_the_files(interquartile_mean):
-    """Row by row, no finished run of IRIS left out, and all of them of `small` as it is today."""
-    small, expected, random, read = SMALL | dict(eval_interval=0), [], [], 0  # the study evaluates by itself
-    for folder, (steps, decimals, environments) in README_TABLES.items():
-
-        def row(label, results, way, seconds=True, steps=steps, decimals=decimals):
-            means = [interquartile_mean(means_at(results, at, way))[0] for at in steps]
-            taken = [f"{seconds:,.0f}" for seconds in sorted(result["points"][-1]["cpu_seconds"] for result in results)]
-            spread = " to ".join(dict.fromkeys((taken[0], taken[-1]))) if seconds else ""
-            cells = [label, *(f"{mean:.{decimals}f}" for mean in means), spread]
-            return "| " + " | ".join(cells) + (" |" if spread else "|")
-
-        for environment in environments:
-            iris, ppo = (results_of(folder, agent, environment) for agent in ("iris", "ppo"))
-            random.append(interquartile_mean(means_at(results_of(folder, "random", environment), 0, "sampled"))[0])
-            read += len(iris)
-            for result in iris:
-                assert {name: result["settings"][name] for name in small} == small, (environment, result["seed"])
-            named = f"{environment} | " if len(environments) > 1 else ""
-            blank = "| " if named else ""
-            expected += [row(f"{named}IRIS, seed {found['seed']}", [found], "temperature 0.5") for found in iris]
-            if len(iris) > 2:
-                expected.append(row(f"{blank}interquartile mean of {len(iris)}", iris, "temperature 0.5", False))
-            for way, seconds in (("sampled", True), ("greedy", False)):
-                expected.append(row(f"{blank}PPO, {way}, the same of {len(ppo)}", ppo, way, seconds))
+def test_the_results_and_the_readme_say_the_same(study, tmp_path):
+    """The table that lies beside the results is made of them, and the README's rows are rows of it, all of them."""
+    small, expected, read = SMALL | dict(eval_interval=0), [], 0  # the study evaluates by itself
     text = (EXAMPLES.parent / "README.md").read_text().split("## Does it learn?")[1].split("\n## ")[0]
-    assert [line for line in text.splitlines() if re.match(r"\|.*(IRIS|interquartile|PPO)", line)] == expected
-    assert read == len(list((EXAMPLES / "study_results").rglob("iris__*.json")))
-    empty, lava, breakout = (f"{mean:.2f}" for mean in random)
-    assert f"random actions get {empty} there, {lava} in LavaGapS5 and {breakout} in Breakout" in text
-
-
-def test_what_the_readme_says_of_its_results_is_so(interquartile_mean):
-    text = " ".join((EXAMPLES.parent / "README.md").read_text().split())
-    times = []
-    for folder, (_, _, environments) in README_TABLES.items():
-        for environment in environments:
-            iris, ppo = (
-                [result["points"][-1]["cpu_seconds"] for result in results_of(folder, agent, environment)]
-                for agent in ("iris", "ppo")
+    for steps, environments in SHOWN.items():
+        folder = tmp_path / f"{steps}"
+        shutil.copytree(RESULTS / f"steps_{steps}", folder)
+        table, _ = study.report.write_report(folder, study.jobs.Sizes(steps=steps), environments, range(5))
+        assert table.read_text() == (RESULTS / f"steps_{steps}" / "table.md").read_text()
+        for section in table.read_text().split("\n## ")[1:]:
+            expected += re.findall(
+                r"^\| (?:IRIS|PPO|DQN|Recurrent).*", section.split("| agent | actions | seed |")[0], re.M
             )
-            times += [seconds / mean(ppo) for seconds in iris]
+        for environment in environments:
+            random = study.report.interquartile_mean(means_at(results_of(steps, "random", environment), 0, "sampled"))
+            assert f"**{environment}** (random actions {random[0]:.3f}" in text
+            for result in results_of(steps, "iris", environment):
+                assert {name: result["settings"][name] for name in small} == small, (environment, result["seed"])
+                read += 1
+    assert re.findall(r"^\| (?:IRIS|PPO|DQN|Recurrent).*", text, re.M) == expected
+    assert read == len(list(RESULTS.rglob("iris__*.json"))) == 20
+
+
+def test_what_the_readme_says_of_its_results_is_so(study):
+    text = " ".join((EXAMPLES.parent / "README.md").read_text().split())
+    times, curves, others = [], {}, {}
+    for last, environments in SHOWN.items():
+        for environment in environments:
+            iris = results_of(last, "iris", environment)
+            steps = [point["env_steps"] for point in iris[0]["points"]]
+            ppo = [result["points"][-1]["cpu_seconds"] for result in results_of(last, "ppo", environment)]
+            times += [result["points"][-1]["cpu_seconds"] / mean(ppo) for result in iris]
+            for agent in ("iris", "ppo", "dqn", "recurrent_ppo"):
+                results = results_of(last, agent, environment)
+                for way in results[0]["points"][-1]["evaluations"] if results else ():
+                    curve = {at: study.report.interquartile_mean(means_at(results, at, way))[0] for at in steps}
+                    if agent == "iris":
+                        curves[environment] = curve
+                    else:
+                        others[environment, agent, way] = curve
     assert f"IRIS takes {min(times):.0f} to {max(times):.0f} times PPO's CPU time" in text
 
-    last = [
-        result["points"][-1]["evaluations"]["temperature 0.5"]["solved"]
-        for result in results_of("steps_3000", "iris", "MiniGrid-LavaGapS5")
-    ]
-    assert [sum(solved == 1 for solved in last), sum(solved == 0 for solved in last), len(last)] == [2, 1, 5]
-    assert "after 3,000 steps two seeds solve every game, two some, and one none." in text
+    def behind(environment: str) -> dict[tuple[str, str], list[int]]:
+        """At which steps IRIS is not above some agent, by that and its way to play."""
+        found = {
+            (agent, way): [at for at, value in curve.items() if value >= curves[environment][at]]
+            for (where, agent, way), curve in others.items()
+            if where == environment
+        }
+        return {other: steps for other, steps in found.items() if steps}
 
-    steps, _, (breakout,) = README_TABLES["steps_10000"]
-    iris, ppo = (results_of("steps_10000", agent, breakout) for agent in ("iris", "ppo"))
-
-    def behind(way: str) -> list[int]:
-        ours = {at: interquartile_mean(means_at(iris, at, "temperature 0.5"))[0] for at in steps}
-        return [at for at in steps if interquartile_mean(means_at(ppo, at, way))[0] > ours[at]]
-
-    assert (behind("sampled"), behind("greedy")) == ([10000], [2000, 4000, 5000, 7000, 10000])
-    assert "Up to 7,000 steps they are ahead of PPO's sampled actions" in text
-    assert "its greedy ones are ahead at 2,000 and from 4,000 on, and both are at 10,000" in text
-    early = [max(means_at([result], at, "temperature 0.5")[0] for at in steps[:4]) for result in iris]
-    assert min(early) > 2.95 and min(means_at(iris, 10000, "temperature 0.5")) > 3
-    assert "all five seeds come to three bricks within 4,000 steps and past them, slowly" in text
+    empty, random, lava, breakout = (environment for environments in SHOWN.values() for environment in environments)
+    assert behind(random) == behind(lava) == {}
+    assert (
+        behind(empty) == {("ppo", "greedy"): [2000, 3000]}
+        and min(means_at(results_of(3000, "iris", empty), 3000, T)) > 0.9545
+    )
+    greedy = [means_at([result], 3000, "greedy")[0] for result in results_of(3000, "ppo", empty)]
+    assert (
+        sorted(greedy)
+        == [0, 0.955, 0.955, 0.955, 0.955]
+        == sorted(means_at([result], 2000, "greedy")[0] for result in results_of(3000, "ppo", empty))
+    )
+    solved = {
+        at: [
+            next(p for p in r["points"] if p["env_steps"] == at)["evaluations"][T]["solved"]
+            for r in results_of(10000, "iris", lava)
+        ]
+        for at in (3000, 7000, 10000)
+    }
+    assert [sum(share == 1 for share in solved[at]) for at in solved] == [2, 5, 4]
+    assert min(means_at(results_of(10000, "iris", lava), 10000, T)) == 0.528
+    ahead = behind(breakout)
+    assert ahead[("ppo", "greedy")] == [2000, 4000, 5000, 7000, 10000] and ahead[("ppo", "sampled")] == [10000]
+    assert 10000 in ahead[("dqn", "greedy")] and ahead[("dqn", "sampled")] == [10000] and len(ahead) == 4
+    iris = results_of(10000, "iris", breakout)
+    assert min(max(means_at([result], at, T)[0] for at in (1000, 2000, 3000, 4000)) for result in iris) > 2.95
+    assert [f"{curves[breakout][at]:.2f}" for at in (7000, 10000)] == ["3.41", "3.16"]
 
 
 def test_what_the_readme_says_of_pongs_world_model_is_so():
