@@ -43,13 +43,13 @@ def draw(points: list[dict[str, Any]], name: str, path: Path) -> None:
     tokens.plot(steps, [p["token_accuracy"] for p in points], "o-C0", label="after real frames")
     tokens.plot(steps, [p["token_accuracy_last_kept"] for p in points], ".:C0")
     for color, h in (("C1", "1"), ("C2", "20")):
-        tokens.plot(steps, [p["token_accuracy_dream"][h] for p in points], f"o-{color}", label=f"{h} dreamt")
-        tokens.plot(steps, [p["token_accuracy_start_kept"][h] for p in points], f".:{color}")
+        tokens.plot(steps, floats([p["token_accuracy_dream"][h] for p in points]), f"o-{color}", label=f"{h} dreamt")
+        tokens.plot(steps, floats([p["token_accuracy_start_kept"][h] for p in points]), f".:{color}")
     for sign in ("negative", "positive"):
         rewards.plot(steps, floats([p["reward_recall"][sign] for p in points]), "o-", label=sign)
     for h in map(str, HORIZONS):
-        ratios = [p["pixel_error_dream"][h] / p["pixel_error_start_kept"][h] for p in points]
-        pixels.plot(steps, ratios, "o-", label=f"{h} dreamt")
+        dreamt, kept = (floats([p[f"pixel_error_{name}"][h] for p in points]) for name in ("dream", "start_kept"))
+        pixels.plot(steps, dreamt / kept, "o-", label=f"{h} dreamt")
     pixels.axhline(1, color="black", linestyle=":")
     titles = "tokens right (dotted: frame kept)", "recall of rewards", "pixel error of a dream / of its start kept"
     for axes, title, top in zip((tokens, rewards, pixels), titles, (1.2, 1.05, None), strict=True):
