@@ -50,6 +50,8 @@ def main(
     run = out / "run"
     how = ["--resume"] if run.exists() else ["--env", env, "--preset", presets[0], "--seed", "0"]
     train = "iris_gym", "train", "--run-dir", str(run), "--device", device, *how
+    if not (run / "final_scores.json").exists():
+        (run / "scores.json").unlink(missing_ok=True)  # of the agent as it was before it went on learning
     went_well.append(step(run / "final_scores.json", *train, stop_after=60 * minutes))
     evaluate = "iris_gym", "evaluate", "--run", str(run), "--device", device, "--episodes", str(episodes)
     went_well.append(step(run / "scores.json", *evaluate))

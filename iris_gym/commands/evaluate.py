@@ -133,8 +133,10 @@ class Evaluate:
         )
 
     def _scores(self, contest: _Contest) -> dict[str, Any]:
-        most = min(most_workers(self.episodes), GPU_WORKERS if torch.cuda.is_initialized() else usable_cores())
-        workers = min(usable_cores(), most) if self.workers == "auto" else self.workers
+        limits = [usable_cores(), most_workers(self.episodes)]
+        if torch.cuda.is_initialized():
+            limits.append(GPU_WORKERS)
+        workers = min(limits) if self.workers == "auto" else self.workers
         with tqdm(total=self.episodes, unit="game", file=sys.stderr, disable=None) as bar:
             scores = evaluate(
                 contest.player,

@@ -137,7 +137,10 @@ def _values(column: _Column, segment: Segment, compute: Callable[[Tensor], Tenso
 
 
 def _compute_in_batches(compute: Callable[[Tensor], Tensor], places: NDArray[np.int64], device: torch.device) -> Tensor:
-    """The values of `places` (M,), on a CPU in batches of `CPU_BATCH`, the last one filled up with places again."""
+    """The values of `places` (M,), in batches of `CPU_BATCH`, the last one filled up with places again; or `GPU_BATCH`.
+
+    Of no places it is asked, too: what it then gives has the right dtype and shape.
+    """
     if len(places) and device.type == "cpu":
         batches = np.resize(places, (-(-len(places) // CPU_BATCH), CPU_BATCH))
     else:

@@ -19,7 +19,6 @@ class RandomStreams:
     """
 
     def __init__(self, seed: int | None, device: torch.device) -> None:
-        self.device = device
         sequences = np.random.SeedSequence(seed).spawn(4)
         self.sampling = np.random.default_rng(sequences[0])
         self.collecting, self.imagining, self.predicting = (
@@ -31,8 +30,9 @@ class RandomStreams:
         states = {name: generator.get_state() for name, generator in self._generators().items()}
         states["global"] = torch.get_rng_state()
         states["global_numpy"], states["global_python"] = _numpy_state(), _python_state()
-        if self.device.type == "cuda":
-            states["global_cuda"] = torch.cuda.get_rng_state(self.device)
+        device = self.imagining.device
+        if device.type == "cuda":
+            states["global_cuda"] = torch.cuda.get_rng_state(device)
         return states
 
     def load_state_dict(self, states: dict[str, Tensor]) -> None:
@@ -48,8 +48,9 @@ class RandomStreams:
         if "global_numpy" in states:
             _restore("global_numpy", _set_numpy_state, states["global_numpy"])
             _restore("global_python", _set_python_state, states["global_python"])
-        if self.device.type == "cuda" and "global_cuda" in states:
-            _restore("global_cuda", lambda state: torch.cuda.set_rng_state(state, self.device), states["global_cuda"])
+        device = self.imagining.device
+        if device.type == "cuda" and "global_cuda" in states:
+            _restore("global_cuda", lambda state: torch.cuda.set_rng_state(state, device), states["global_cuda"])
 
     def _generators(self) -> dict[str, torch.Generator]:
         return {"collecting": self.collecting, "imagining": self.imagining, "predicting": self.predicting}
