@@ -11,13 +11,15 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, ParamSpec, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 Precision = Literal["auto", "bf16", "float32"]
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
 
 
 def gains_from_bf16(device: torch.device) -> bool:
@@ -64,6 +66,11 @@ def products(*, tf32: bool) -> Iterator[None]:
     finally:
         if before:
             _choose_float32(*before)
+
+
+def inference(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
+    """For what is done outside of an update: without gradient, and on a GPU in float32 as exact as a CPU's."""
+    return torch.no_grad()(products(tf32=False)(function))
 
 
 def _float32_settings() -> tuple[str, bool] | None:

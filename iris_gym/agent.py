@@ -353,7 +353,7 @@ class IRISAgent(HubAgent, PublishedAgent, BaseAlgorithm):
         return callback.on_step()
 
     def _serve_epoch(self, event: EpochEnded, log_interval: int) -> None:
-        self._n_updates = sum(learner.updates for learner in self.trainer.learners)
+        self._n_updates = sum(self.trainer.updates.values())
         self.logger.record("time/epoch", event.epoch)
         for name, value in event.metrics.items():
             self.logger.record(name, value)
@@ -475,7 +475,7 @@ class IRISAgent(HubAgent, PublishedAgent, BaseAlgorithm):
         Dreams start in the replay, or at the frames that were saved with the agent, unless `start_frames` are given.
         The networks are shared: when they have learned on, reset the dream.
         """
-        warn_of_untrained({learner.name: learner.updates for learner in self.trainer.learners})
+        warn_of_untrained(self.trainer.updates)
         starts = replay_starts(self.replay) if len(self.replay) else self.start_frames
         return build_dream(self.models, num_envs, env_id=self.env_id, **({"start_frames": starts} | keywords))
 

@@ -71,7 +71,7 @@ def record(
     chosen = agent.config.eval_temperature if temperature is None else temperature
     check_play(chosen, seed)
     if source != "real":
-        warn_of_untrained({learner.name: learner.updates for learner in agent.trainer.learners})
+        warn_of_untrained(agent.trainer.updates)
     paths = []
     for index in range(episodes):
         path = folder / f"{source}_{index}.mp4"

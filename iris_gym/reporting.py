@@ -89,7 +89,7 @@ def report(
     if not isinstance(agent, IRISAgent):
         agent = IRISAgent.load(agent, device=device)
     dynamics = _dynamics(agent, context)
-    updates = {learner.name: learner.updates for learner in agent.trainer.learners}
+    updates = agent.trainer.updates
     warn_of_untrained(updates)
     on_stage("playing")
     games = _play(agent, env, games=episodes, temperature=temperature, seed=seed, max_steps=max_steps)

@@ -5,7 +5,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from iris_gym.accelerate import products
+from iris_gym.accelerate import inference
 from iris_gym.assembly import Models, build_dynamics, freeze
 from iris_gym.config import IRISConfig
 from iris_gym.functional import unit_frames
@@ -15,8 +15,7 @@ from iris_gym.models.world_model import WorldModel
 from iris_gym.types import Segment
 
 
-@torch.no_grad()
-@products(tf32=False)
+@inference
 def bf16_agreement(config: IRISConfig, models: Models, segment: Segment) -> dict[str, float]:
     """Compare the copies that training with precision="bf16" computes with to the networks themselves.
 

@@ -11,7 +11,7 @@ from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecEnv
 from torch import nn
 
-from iris_gym.accelerate import products
+from iris_gym.accelerate import inference, products
 from iris_gym.assembly import (
     Models,
     build_acting,
@@ -278,7 +278,7 @@ class Bench:
             for action in actions:
                 env.step(action)
 
-        @products(tf32=False)  # as in the environment
+        @inference  # as in the environment
         def bare() -> None:
             state = env.dynamics.start(unit_frames(frames))
             for action in actions:

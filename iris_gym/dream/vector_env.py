@@ -14,7 +14,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from torch import Tensor
 
-from iris_gym.accelerate import products
+from iris_gym.accelerate import inference
 from iris_gym.dream.episodes import Episodes, as_arrays, final_info
 from iris_gym.dream.inputs import (
     ObsType,
@@ -141,8 +141,7 @@ class DreamVectorEnv(VectorEnv):
 
     # ---------------------------------------------------------------- Gymnasium's contract
 
-    @torch.no_grad()
-    @products(tf32=False)
+    @inference
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Begin new dreams, in all rows or in some, and return the observations of all.
 
@@ -177,8 +176,7 @@ class DreamVectorEnv(VectorEnv):
         self._ended = self._ended & ~mask
         return self._out(self._observe(self._current)), {}
 
-    @torch.no_grad()
-    @products(tf32=False)
+    @inference
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
         """Take an action (N,) of integers, as array or tensor, in each row.
 
@@ -352,8 +350,7 @@ class DreamVectorEnv(VectorEnv):
             return tokens.clone()
         return self.dynamics.tokenizer.quantizer.embed(tokens)
 
-    @torch.no_grad()
-    @products(tf32=False)
+    @inference
     def _pixels(self, tokens: Tensor) -> Tensor:
         """Tokens (N, K) to images (N, 64, 64, 3) uint8."""
         return stored_frames(self.dynamics.tokenizer.decode(tokens)).permute(0, 2, 3, 1).contiguous()

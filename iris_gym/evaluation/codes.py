@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from iris_gym.accelerate import products
+from iris_gym.accelerate import inference
 from iris_gym.evaluation.real_episodes import RealEpisode
 from iris_gym.evaluation.stretches import decode
 from iris_gym.functional import count_tokens
@@ -30,8 +30,7 @@ class Codebook:
     decoded: NDArray[np.uint8]  # (D, p, p, 3), the middle of what the decoder makes of the code alone
 
 
-@torch.no_grad()
-@products(tf32=False)
+@inference
 def look_at_codes(
     tokenizer: Tokenizer,
     episodes: Sequence[RealEpisode],

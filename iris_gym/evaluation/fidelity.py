@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from iris_gym.accelerate import products
+from iris_gym.accelerate import inference
 from iris_gym.evaluation.codes import Codebook, look_at_codes
 from iris_gym.evaluation.prediction import Dream, Forecast, dream_of_actions, dream_of_policy, forecast
 from iris_gym.evaluation.real_episodes import RealEpisode
@@ -206,8 +206,7 @@ def compare_tokens(stretches: Stretches, told: Forecast, dream: Dream) -> dict[s
     }
 
 
-@torch.no_grad()
-@products(tf32=False)
+@inference
 def compare_frames(
     tokenizer: Tokenizer, stretches: Stretches, dream_tokens: Tensor, usual: Tensor, device: torch.device
 ) -> dict[str, NDArray[np.float64]]:

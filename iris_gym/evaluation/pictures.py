@@ -14,7 +14,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from iris_gym.accelerate import products
+from iris_gym.accelerate import inference
 from iris_gym.data.replay import Replay
 from iris_gym.evaluation.files import write_atomically
 from iris_gym.functional import stored_frames, unit_frames
@@ -147,13 +147,12 @@ def save_png(path: str | os.PathLike[str], image: np.ndarray, scale: int = 4) ->
     write_atomically(path, buffer.getvalue())
 
 
-@torch.no_grad()
-@products(tf32=False)
+@inference
 def _reconstruct(tokenizer: Tokenizer, frames: Tensor) -> Tensor:
     return stored_frames(tokenizer.reconstruct(unit_frames(frames)))
 
 
-@products(tf32=False)
+@inference
 def _dream(dynamics: Dynamics, first: Tensor, actions: Tensor, generator: torch.Generator | None) -> Tensor:
     """The L frames (L, 3, 64, 64) uint8 of a dream at the frame `first` (1, 3, 64, 64) under L - 1 `actions`."""
     state = dynamics.start(unit_frames(first))

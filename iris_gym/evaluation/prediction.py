@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from iris_gym.accelerate import products
+from iris_gym.accelerate import inference
 from iris_gym.evaluation.stretches import Stretches
 from iris_gym.functional import sample_categorical
 from iris_gym.imagination.dynamics import DreamState, Dynamics
@@ -46,8 +46,7 @@ class Dream:
     nats: NDArray[np.float64]  # (S, H), minus the log-probability of its own frames, a token
 
 
-@torch.no_grad()
-@products(tf32=False)
+@inference
 def forecast(
     world_model: WorldModel,
     tokens: Tensor,
@@ -106,7 +105,7 @@ def _forecast_windows(
     )
 
 
-@products(tf32=False)
+@inference
 def dream_of_actions(dynamics: Dynamics, stretches: Stretches, *, generator: torch.Generator) -> Dream:
     """Dreams that start where the stretches do and take the same actions, past the ends they predict."""
     device, dreams = dynamics.device, []
@@ -120,8 +119,7 @@ def dream_of_actions(dynamics: Dynamics, stretches: Stretches, *, generator: tor
     return _collect(dreams)
 
 
-@torch.no_grad()
-@products(tf32=False)
+@inference
 def dream_of_policy(
     dynamics: Dynamics,
     policy: Policy,

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from iris_gym.accelerate import products
+from iris_gym.accelerate import inference
 from iris_gym.errors import UsageError
 from iris_gym.evaluation.real_episodes import RealEpisode
 from iris_gym.functional import stored_frames, unit_frames
@@ -122,15 +122,13 @@ def cut_stretches(
     )
 
 
-@torch.no_grad()
-@products(tf32=False)
+@inference
 def encode(tokenizer: Tokenizer, frames: Tensor, device: torch.device) -> Tensor:
     """Tokens (N, K) int64 of frames (N, 3, 64, 64) uint8, on the CPU."""
     return torch.cat([tokenizer.encode(unit_frames(part.to(device))).cpu() for part in frames.split(BATCH)])
 
 
-@torch.no_grad()
-@products(tf32=False)
+@inference
 def decode(tokenizer: Tokenizer, tokens: Tensor, device: torch.device) -> Tensor:
     """Frames (..., 3, 64, 64) uint8 of tokens (..., K), on the CPU."""
     parts = [stored_frames(tokenizer.decode(part.to(device))).cpu() for part in tokens.flatten(0, -2).split(BATCH)]

@@ -16,7 +16,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from iris_gym.accelerate import products
+from iris_gym.accelerate import inference
 from iris_gym.envs.preprocessing import to_frames
 from iris_gym.errors import UsageError
 from iris_gym.functional import sample_categorical, stored_frames, unit_frames
@@ -63,8 +63,7 @@ def play(policy: Policy, env: gym.Env, *, seed: int, temperature: float, max_ste
     return _episode(frames, steps)
 
 
-@torch.no_grad()
-@products(tf32=False)
+@inference
 def dream(
     dynamics: Dynamics,
     first: Tensor,
@@ -101,8 +100,7 @@ def dream(
     return _episode(frames, steps)
 
 
-@torch.no_grad()
-@products(tf32=False)
+@inference
 def reconstruct(tokenizer: Tokenizer, frames: Tensor, device: torch.device, batch: int = 64) -> Tensor:
     """What the tokenizer keeps of frames (T, 3, 64, 64) uint8."""
     parts = frames.split(batch)

@@ -5,7 +5,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from iris_gym.accelerate import FrozenCopy, products
+from iris_gym.accelerate import FrozenCopy, inference
 from iris_gym.functional import sample_categorical, unit_frames
 from iris_gym.models.actor_critic import ActorCritic
 from iris_gym.models.tokenizer import Tokenizer
@@ -33,14 +33,12 @@ class Policy:
         """The state of `batch` rows that have seen nothing."""
         return self.actor_critic.initial_state(batch)
 
-    @torch.no_grad()
-    @products(tf32=False)
+    @inference
     def burn_in(self, frames: Tensor, mask: Tensor) -> RecurrentState:
         """The state after real frames (B, L, 3, 64, 64) uint8; those with a False `mask` (B, L) leave it unchanged."""
         return self.actor_critic.burn_in(self.tokenizer.reconstruct(unit_frames(frames)), mask)
 
-    @torch.no_grad()
-    @products(tf32=False)
+    @inference
     def logits(self, frames: Tensor, state: RecurrentState) -> tuple[Tensor, RecurrentState]:
         """Action logits (B, A) at real frames (B, 3, 64, 64) uint8, and the next state."""
         return self.actor_critic.act(self.tokenizer.reconstruct(unit_frames(frames)), state)

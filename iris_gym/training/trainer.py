@@ -123,7 +123,12 @@ class Trainer:
     @property
     def progress(self) -> int:
         """Environment steps and updates done in all; grows with everything that changes a run."""
-        return self.env_steps + sum(learner.updates for learner in self.learners)
+        return self.env_steps + sum(self.updates.values())
+
+    @property
+    def updates(self) -> dict[str, int]:
+        """Those that each component has had so far."""
+        return {learner.name: learner.updates for learner in self.learners}
 
     @property
     def idle_epochs(self) -> int:
@@ -138,7 +143,7 @@ class Trainer:
         return {
             "position": asdict(self.position),
             "env_steps": self.env_steps,
-            "updates": {learner.name: learner.updates for learner in self.learners},
+            "updates": self.updates,
             "metric_counts": dict(self.metrics.counts),
         }
 
