@@ -1,7 +1,7 @@
 """Results as JSON, and from them the table and the figures."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from statistics import median
@@ -107,24 +107,39 @@ def _table_of(environment: str, groups: dict[tuple[str, str], list[dict[str, Any
     steps = sorted(
         {point["env_steps"] for results in found.values() for result in results for point in result["points"]}
     )
-    means, seeds = [], []
-    for agent, results in found.items():
-        for way in results[0]["points"][-1]["evaluations"]:
-            curve = _curve(results, way)
-            means.append([LABELS[agent], way, f"{len(results)}", *(_interval(curve.get(step)) for step in steps)])
-            means[-1] += [f"{_cpu_seconds(results, max(curve)):,.0f}"]
-        way = way_to_play(results)
-        for result in results:
-            curve, last = _curve([result], way), result["points"][-1]
-            seeds.append([LABELS[agent], way, f"{result['seed']}"])
-            seeds[-1] += [f"{curve[step][0]:.3f}" if step in curve else "" for step in steps]
-            seeds[-1] += [f"{last['evaluations'][way]['solved']:.0%}", f"{last['evaluations'][way]['length']:.1f}"]
-            seeds[-1] += [f"{last['seconds']:,.0f}", f"{last['cpu_seconds']:,.0f}"]
     columns = [f"{step:,}" for step in steps]
     at_last = ["return > 0", "length", "seconds", "CPU seconds"]
+    means = [row for agent, results in found.items() for row in _mean_rows(LABELS[agent], results, steps)]
+    seeds = [
+        _seed_row(LABELS[agent], result, way_to_play(results), steps)
+        for agent, results in found.items()
+        for result in results
+    ]
     parts.append(_markdown(["agent", "actions", "seeds", *columns, "CPU seconds"], means))
     parts.append(_markdown(["agent", "actions", "seed", *columns, *at_last], seeds))
     return "\n\n".join(parts)
+
+
+def _mean_rows(label: str, results: Sequence[dict[str, Any]], steps: Sequence[int]) -> Iterator[list[str]]:
+    """An agent's interquartile means, a row for each way to play."""
+    for way in results[0]["points"][-1]["evaluations"]:
+        curve = _curve(results, way)
+        intervals = [_interval(curve.get(step)) for step in steps]
+        yield [label, way, f"{len(results)}", *intervals, f"{_cpu_seconds(results, max(curve)):,.0f}"]
+
+
+def _seed_row(label: str, result: dict[str, Any], way: str, steps: Sequence[int]) -> list[str]:
+    """One seed's mean returns, and how its last evaluation went and what it took to get there."""
+    curve, last = _curve([result], way), result["points"][-1]
+    means = [f"{curve[step][0]:.3f}" if step in curve else "" for step in steps]
+    played = last["evaluations"][way]
+    at_last = [
+        f"{played['solved']:.0%}",
+        f"{played['length']:.1f}",
+        f"{last['seconds']:,.0f}",
+        f"{last['cpu_seconds']:,.0f}",
+    ]
+    return [label, way, f"{result['seed']}", *means, *at_last]
 
 
 def _curve(results: Sequence[dict[str, Any]], way: str) -> dict[int, list[float]]:
