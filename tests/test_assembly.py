@@ -331,6 +331,13 @@ def test_training_in_bf16_keeps_float32_weights(layout, codebook):
     assert any(not torch.equal(low[name], high[name]) for name in low)
 
 
+def test_the_autoencoder_settles_at_the_share_of_its_rate_that_the_config_says():
+    config = IRISConfig.tiny(stop_autoencoder_after=2, settled_autoencoder_updates=1, settled_autoencoder_factor=0.3)
+    learner = learners(config, build_models(config, 3, "cpu"))[0]
+    learner.update(segment(1), epoch=3)
+    assert learner.optimizer.param_groups[0]["lr"] == pytest.approx(0.3 * config.autoencoder_learning_rate)
+
+
 def test_the_actor_critic_and_all_losses_are_float32_where_training_is_in_bf16():
     models, seen = build_models(IRISConfig.tiny(), 3, "cpu"), []
     for module in models.actor_critic.modules():
