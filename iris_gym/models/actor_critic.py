@@ -115,6 +115,12 @@ class ActorCritic(nn.Module):
         return self.norm(self.convolutions(2 * frames.flatten(0, 1) - 1)).unflatten(0, frames.shape[:2])
 
     def _remember(self, features: Tensor, state: RecurrentState) -> tuple[Tensor, RecurrentState]:
-        """Run the LSTM, whose own convention is a leading axis of layers for the state."""
+        """Run the LSTM, whose own convention is a leading axis of layers for the state.
+
+        One step is a cell's: the layer prepares its weights anew at each call, which is most of a step's time.
+        """
+        if features.shape[1] == 1:
+            h, c = torch.lstm_cell(features[:, 0], state, *self.lstm.all_weights[0])
+            return h[:, None], (h, c)
         hidden, (h, c) = self.lstm(features, (state[0][None].contiguous(), state[1][None].contiguous()))
         return hidden, (h[0], c[0])
