@@ -35,7 +35,7 @@ def main(
     minutes: float = 30,
     episodes: int = 100,
 ) -> None:
-    """Leaves tests.xml, a bench JSON a preset, accelerated and plain, and the run of the first one with scores.json."""
+    """Leaves tests.xml, a bench JSON a preset, accelerated and plain, with profiles, and the run of the first one with scores.json."""
     out.mkdir(parents=True, exist_ok=True)
     tests, not_passed = out / "tests.xml", out / "failed_tests.xml"
     pytest = "pytest", "-q", "-m", "gpu", f"--rootdir={ROOT}", str(ROOT / "tests"), f"--junitxml={not_passed}"
@@ -44,7 +44,7 @@ def main(
         not_passed.rename(tests)
     for preset in presets:
         plain, fast = out / f"bench_{preset}_plain.json", out / f"bench_{preset}.json"
-        bench = "iris_gym", "bench", "--preset", preset, "--device", device
+        bench = "iris_gym", "bench", "--preset", preset, "--device", device, "--profile", "20"
         went_well.append(step(plain, *bench, "--no-accelerate", "--json", str(plain)))
         went_well.append(step(fast, *bench, "--compare", str(plain), "--json", str(fast)))
     run = out / "run"

@@ -125,6 +125,9 @@ def remarks(result: Mapping[str, Any], other: Mapping[str, Any] | None = None) -
         )
     if "dream" in result["phases"]:
         yield f"dream environment / bare dynamics loop: {result['phases']['dream']['ratio_to_bare']:.3f}"
+    for name, entry in result["phases"].items():
+        if "profile" in entry:
+            yield _profile_remark(name, entry["profile"])
     if result["full_run_hours"] is not None:
         yield f"a full run takes {result['full_run_hours']:.2f} hours: {result['full_run_formula']}"
         yield "in a full run: " + ", ".join(_shares(result))
@@ -143,6 +146,15 @@ def _cache_remarks(phases: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
                 f"{name}: {seconds(entry['warm_median_s'])} with all frames cached, {seconds(entry['cold_median_s'])} "
                 f"with none of {entry['cold_frames']:,}; the median has {frames}, as on average when collection ends"
             )
+
+
+def _profile_remark(name: str, profile: Mapping[str, Any]) -> str:
+    operations = (
+        f"{operation['name']} {operation['self_s'] / profile['busy_s']:.0%} ({operation['calls']:,})"
+        for operation in profile["operations"]
+    )
+    runs = f" {profile['runs']} times" if profile["runs"] > 1 else ""
+    return f"{name}{runs}: {profile['calls']:,} operations in {seconds(profile['busy_s'])}: {', '.join(operations)}"
 
 
 def _shares(result: Mapping[str, Any]) -> Iterator[str]:

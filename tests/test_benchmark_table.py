@@ -68,6 +68,15 @@ def test_without_a_comparison_there_is_no_column_for_it():
     assert "12.00 ms" in text
 
 
+def test_a_profile_is_a_line_with_shares_of_all_operations():
+    operations = [{"name": "aten::bmm", "calls": 6100, "self_s": 6.0}, {"name": "aten::add", "calls": 9, "self_s": 3.0}]
+    profile = {"runs": 1, "calls": 7000, "busy_s": 12.0, "operations": operations}
+    line = "actor_critic: 7,000 operations in 12.00 s: aten::bmm 50% (6,100), aten::add 25% (9)"
+    assert line in remarks(result(actor_critic=entry(1.0, profile=profile)))
+    acting = result(act=entry(1.0, profile=profile | {"runs": 20}))
+    assert line.replace("actor_critic:", "act 20 times:") in remarks(acting)
+
+
 def test_remarks_name_the_formula_and_what_differs():
     cached = entry(3.0, warm_median_s=2.0, cold_median_s=5.0, cold_frames=90, amortised_frames={"encode": 7.25})
     this = result(dream=entry(1.0, ratio_to_bare=1.0512), world_model=cached)

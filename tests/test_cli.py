@@ -508,8 +508,9 @@ def test_bench_measures_a_game_and_compares_itself_with_itself(here, cli):
     result = json.loads(Path("bench.json").read_text())
     assert (result["preset"], result["device"], result["config"]["env"]) == ("tiny", "cpu", "ALE/Pong-v5")
     assert all(name in out for name in result["phases"])
-    status, out, _ = cli("bench", *flags, "--only", "act", "--lstm-dim", 16, "--compare", "bench.json")
+    status, out, _ = cli("bench", *flags, "--only", "act", "--lstm-dim", 16, "--compare", "bench.json", "--profile", 3)
     assert status == 0
+    assert re.search(r"act 20 times: [\d,]+ operations in .*: aten::\w+ \d+% ", out)
     assert "× other" in out
     assert "the other result differs from this one in config" in out
 
@@ -530,6 +531,8 @@ def test_bench_holds_its_projection_against_a_run(here, cli):
         (("--only", "colect"), "colect"),
         (("--repeats", "0"), "repeats=0 must be greater than 0"),
         (("--batch", "0"), "batch=0"),
+        (("--profile", "-1"), "profile=-1 must not be negative"),
+        (("--scaling", "--profile", "3"), "profile=3 has no meaning with scaling"),
         (("--threads", "0"), "threads=0"),
         (("--compare", "none.json"), "compare='none.json' cannot be read"),
         (("--scaling", "--check-epochs", "2"), "scaling=True and check_epochs=2 are two questions"),

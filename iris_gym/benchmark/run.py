@@ -20,6 +20,7 @@ from iris_gym.benchmark.measuring import (
     timed,
 )
 from iris_gym.benchmark.phases import PHASES, Bench, CacheUse, Phase, bench_env, precision_of, with_batch
+from iris_gym.benchmark.profiling import profiled
 from iris_gym.benchmark.projection import FORMULA, projected_seconds
 from iris_gym.config import IRISConfig
 from iris_gym.config_limits import LARGEST
@@ -86,6 +87,7 @@ def benchmark(
     only: Sequence[str] = (),
     batch: int | None = None,
     repeats: int = 5,
+    profile: int = 0,
     on_phase: Callable[[str], object] | None = None,
 ) -> dict[str, Any]:
     """Time the phases of a run with networks that have learned nothing, in the real environment and on stored noise.
@@ -96,6 +98,7 @@ def benchmark(
         only: names of phases; none means all.
         batch: rows of every phase but `collect`, instead of the config's. No full run is projected then.
         repeats: timings of a phase, after one that warms up and counts operations.
+        profile: how many of the operations that take longest to tell of each phase, from one more timing of it.
         on_phase: called with the name of each phase when it is done.
 
     Returns:
@@ -108,22 +111,25 @@ def benchmark(
         products and convolutions alone are counted. `operations_per_imagined_step` are those that torch dispatches
         for policy, world model and decoder, `operations_per_transformer_pass` those for one more token a row, views
         left out. `full_run_hours` is by `full_run_formula`, None where a phase of it was not measured. Memory is as
-        `PeakMemory` says.
+        `PeakMemory` says, and a phase's `profile` as `profiling.summary`, of as many `runs` as one timing has.
 
     Raises:
         UsageError: an argument cannot be used.
     """
-    _check(only, batch, repeats)
+    _check(only, batch, repeats, profile)
     config.validate()
     chosen_device = choose_device(device)
     names = [name for name in PHASES if not only or name in only]
     timings: list[tuple[Phase, Timing]] = []
+    profiles: dict[str, dict[str, Any]] = {}
     peaks: dict[Precision, float] = {}
     with closing(bench_env(config)) as env, build_replay(config, None, device=chosen_device) as replay:
         bench = Bench(config if batch is None else with_batch(config, batch), env, replay, chosen_device, batch)
         for name in names:
             phase = bench.phase(name)
             timings.append((phase, measure(phase, repeats, chosen_device)))
+            if profile:
+                profiles[name] = {"runs": phase.runs} | profiled(phase.run, chosen_device, profile)
             peaks = _largest(peaks, matrix_product_peaks(chosen_device))  # a busy machine hides them at times
             if on_phase:
                 on_phase(name)
@@ -132,6 +138,8 @@ def benchmark(
         operations_a_pass = bench.operations_per_transformer_pass() if imagines else None
         work, computed = bench.work(), bench.computed_in_all()
     phases = {phase.name: timing.entry(phase, peaks) for phase, timing in timings}
+    for name, entry in profiles.items():
+        phases[name]["profile"] = entry
     seconds = projected_seconds(work, phases, computed) if batch is None else None
     return {
         "preset": preset,
@@ -191,7 +199,7 @@ def _largest(some: Mapping[Precision, float], others: Mapping[Precision, float])
     return {precision: max(value, some.get(precision, 0.0)) for precision, value in others.items()}
 
 
-def _check(only: Sequence[str], batch: int | None, repeats: int) -> None:
+def _check(only: Sequence[str], batch: int | None, repeats: int, profile: int) -> None:
     unknown = [name for name in only if name not in PHASES]
     if unknown:
         raise UsageError(f"only={unknown[0]!r} is no phase; choose from {', '.join(PHASES)}")
@@ -201,3 +209,5 @@ def _check(only: Sequence[str], batch: int | None, repeats: int) -> None:
         )
     if repeats < 1:
         raise UsageError(f"repeats={repeats} must be greater than 0")
+    if profile < 0:
+        raise UsageError(f"profile={profile} must not be negative; 0 is none")

@@ -43,6 +43,8 @@ class Bench:
     """A file that --json wrote; shows how many times as fast this is."""
     repeats: int = 5
     """Timings of each phase, after one to warm up."""
+    profile: int = 0
+    """How many of the operations that take longest to show of each phase."""
     threads: int | None = None
     """CPU threads; None: as of train."""
 
@@ -70,7 +72,7 @@ class Bench:
     def _check_modes(self) -> None:
         if self.scaling and self.check_epochs:
             raise UsageError(f"scaling=True and check_epochs={self.check_epochs} are two questions; ask one at a time")
-        for name in ("batch", "only", "compare"):
+        for name in ("batch", "only", "compare", "profile"):
             if getattr(self, name) and (self.scaling or self.check_epochs):
                 mode = "scaling" if self.scaling else "check_epochs"
                 raise UsageError(f"{name}={getattr(self, name)!r} has no meaning with {mode}; leave it out")
@@ -84,6 +86,7 @@ class Bench:
                 only=self.only,
                 batch=self.batch,
                 repeats=self.repeats,
+                profile=self.profile,
                 on_phase=lambda _: bar.update(),
             )
         console.print(table(result, other))
