@@ -35,7 +35,7 @@ def main(
     minutes: float = 30,
     episodes: int = 100,
 ) -> None:
-    """Leaves tests.xml, a bench JSON a preset, accelerated and plain, with profiles, and the run of the first one with scores.json."""
+    """Leaves tests.xml, two profiled bench JSONs a preset, and the run of the first one with its scores.json."""
     out.mkdir(parents=True, exist_ok=True)
     tests, not_passed = out / "tests.xml", out / "failed_tests.xml"
     pytest = "pytest", "-q", "-m", "gpu", f"--rootdir={ROOT}", str(ROOT / "tests"), f"--junitxml={not_passed}"
