@@ -57,9 +57,9 @@ def main(
         failed += run_jobs([job for job in chosen if job.agent == "dream_ppo" and job.iris.agent_file.exists()], jobs)
         if longer:
             failed += run_jobs(longer_jobs(chosen, longer, seeds), jobs)
-    if ablations:
+    if ablations and not figures:
         failed += run_jobs(ablation_jobs(out, sizes, environments, seeds), jobs)
-    for path in write_report(out, sizes, environments, seeds):
+    for path in write_report(out, sizes, ("iris",) if ablations else agents, environments, seeds):
         print(path)
     if failed:
         sys.exit(f"study.py: {failed} failed; run it again to try them once more")

@@ -70,7 +70,9 @@ def test_the_results_and_the_readme_say_the_same(study, tmp_path):
     for steps, environments in SHOWN.items():
         folder = tmp_path / f"{steps}"
         shutil.copytree(RESULTS / f"steps_{steps}", folder)
-        table, _ = study.report.write_report(folder, study.jobs.Sizes(steps=steps), environments, range(5))
+        table, _ = study.report.write_report(
+            folder, study.jobs.Sizes(steps=steps), study.jobs.AGENTS, environments, range(5)
+        )
         assert table.read_text() == (RESULTS / f"steps_{steps}" / "table.md").read_text()
         for section in table.read_text().split("\n## ")[1:]:
             expected += re.findall(
@@ -363,10 +365,11 @@ def test_study_report(tmp_path, monkeypatch):
         (folder / f"iris__no-burn-in__MiniGrid-Empty-5x5__{seed}.json").write_text(json.dumps(ablated))
     run("study.py", *STUDY, "--figures", "--environments", "MiniGrid-Empty-5x5", folder=tmp_path)
     ablations = (folder / "table.md").read_text().split("## Ablations")[1]
-    assert "| MiniGrid-Empty-5x5 | `tiny` | none | 0.600 [0.200, 0.900] | 0.00, 0.50, 0.60, 0.70, 1.00 |" in ablations
-    assert (
-        "| MiniGrid-Empty-5x5 | no burn-in | `burn_in=0` | 0.300 [0.100, 0.450] | 0.00, 0.25, 0.30, 0.35" in ablations
-    )
+    assert "| `tiny` | none | 0.600 [0.200, 0.900] | 0.00, 0.50, 0.60, 0.70, 1.00 |  | 9 |" in ablations
+    unburnt = next(line for line in ablations.splitlines() if "no burn-in" in line).split(" | ")
+    assert unburnt[2:5] == ["`burn_in=0`", "0.300 [0.100, 0.450]", "0.00, 0.25, 0.30, 0.35, 0.50"]
+    change, low, high = map(float, re.findall(r"[-+][\d.]+", unburnt[5]))
+    assert change == -0.3 and -0.8 < low < -0.3 < high < 0.3  # 0.6 and 0.3 apart, and each may lie elsewhere
     assert "frames not cached in MiniGrid-Empty-5x5" in ablations.split("Not done:")[1]
 
     changed = folder / "iris__MiniGrid-Empty-5x5__2.json"
@@ -374,7 +377,7 @@ def test_study_report(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(EXAMPLES)
     report, jobs = (importlib.import_module(f"study_parts.{name}") for name in ("report", "jobs"))
     with pytest.raises(UsageError, match="IRIS in MiniGrid-Empty-5x5: seeds 0 and 2 .* another burn_in; remove"):
-        report.write_report(folder, jobs.Sizes(**sizes), ["MiniGrid-Empty-5x5"], range(5))
+        report.write_report(folder, jobs.Sizes(**sizes), jobs.AGENTS, ["MiniGrid-Empty-5x5"], range(5))
 
 
 def test_each_ablation_of_the_study_is_a_usable_config(monkeypatch):

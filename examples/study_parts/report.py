@@ -37,11 +37,26 @@ def write_result(job: Job, recorder: Recorder) -> None:
 
 def interquartile_mean(values: Sequence[float]) -> tuple[float, float, float]:
     """That of seeds, and where it lies in 95 % of bootstrap draws of as many."""
+    return float(statistics([np.array([values])])["iqm"][0]), *_middle(_draws(values, np.random.default_rng(0)))
+
+
+def difference(values: Sequence[float], others: Sequence[float]) -> tuple[float, float, float]:
+    """By how much the interquartile mean of `values` is above that of `others`, and 95 % of bootstrap draws of both."""
+    rng = np.random.default_rng(0)
+    between = interquartile_mean(values)[0] - interquartile_mean(others)[0]
+    return between, *_middle(_draws(values, rng) - _draws(others, rng))
+
+
+def _draws(values: Sequence[float], rng: np.random.Generator) -> np.ndarray:
+    """Interquartile means of bootstrap draws."""
     runs = np.array(values)
-    draws = runs[np.random.default_rng(0).integers(len(runs), size=(RESAMPLES, len(runs)))]
-    tails = 100 * np.array([(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    low, high = np.percentile(statistics([draws])["iqm"], tails)
-    return float(statistics([runs[None]])["iqm"][0]), float(low), float(high)
+    return statistics([runs[rng.integers(len(runs), size=(RESAMPLES, len(runs)))]])["iqm"]
+
+
+def _middle(draws: np.ndarray) -> tuple[float, float]:
+    """Between which two numbers 95 % of the draws lie."""
+    low, high = np.percentile(draws, 100 * np.array([(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2]))
+    return float(low), float(high)
 
 
 def way_to_play(results: Sequence[dict[str, Any]]) -> str:
@@ -50,10 +65,12 @@ def way_to_play(results: Sequence[dict[str, Any]]) -> str:
     return max(last[0], key=lambda way: interquartile_mean([evaluations[way]["mean"] for evaluations in last])[0])
 
 
-def write_report(folder: Path, sizes: Sizes, environments: Sequence[str], seeds: Sequence[int]) -> list[Path]:
+def write_report(
+    folder: Path, sizes: Sizes, agents: Sequence[str], environments: Sequence[str], seeds: Sequence[int]
+) -> list[Path]:
     """Write `table.md` and the figures of all results there are; those that there are not are listed as missing."""
     check_figures()
-    jobs = jobs_of(folder, sizes, AGENTS, environments, seeds)
+    jobs = jobs_of(folder, sizes, agents, environments, seeds)
     found = {job: result for job in jobs if (result := job.result()) is not None}
     groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for job, result in found.items():
@@ -174,6 +191,7 @@ def _longer_table(folder: Path, sizes: Sizes, environments: Sequence[str], seeds
 
 
 def _ablations_table(folder: Path, sizes: Sizes, environments: Sequence[str], seeds: Sequence[int]) -> list[str]:
+    """Every way in which the preset was changed, with the difference that it made in the end."""
     by_name: dict[tuple[str, str | None], list[dict[str, Any]]] = {}
     for job in ablation_jobs(folder, sizes, environments, seeds):
         if (result := job.result()) is not None:
@@ -183,11 +201,19 @@ def _ablations_table(folder: Path, sizes: Sizes, environments: Sequence[str], se
     rows, steps = [], sorted({at["env_steps"] for results in by_name.values() for at in results[0]["points"]})
     for (environment, name), results in by_name.items():
         _check_settings(f"ablation {name or sizes.preset} in {environment}", results)
-        curve = _curve(results, way_to_play(results))
-        changes = ", ".join(f"`{field}={value}`" for field, value in ABLATIONS[name].items()) if name else "none"
-        each = ", ".join(f"{mean:.2f}" for mean in curve[max(curve)])
+        curve, last = _curve(results, way_to_play(results)), steps[-1]
+        unchanged = by_name.get((environment, None), [])
+        before = _curve(unchanged, way_to_play(unchanged)).get(last) if name and unchanged else None
         rows.append(
-            [environment, name or f"`{sizes.preset}`", changes, *(_interval(curve.get(at)) for at in steps), each]
+            [
+                environment,
+                name or f"`{sizes.preset}`",
+                ", ".join(f"`{field}={value}`" for field, value in ABLATIONS[name].items()) if name else "none",
+                *(_interval(curve.get(at)) for at in steps),
+                ", ".join(f"{mean:.2f}" for mean in curve[last]),
+                "{:+.2f} [{:+.2f}, {:+.2f}]".format(*difference(curve[last], before)) if before else "",
+                f"{_cpu_seconds(results, last):,.0f}",
+            ]
         )
     absent = [
         f"{name} in {environment}"
@@ -196,7 +222,8 @@ def _ablations_table(folder: Path, sizes: Sizes, environments: Sequence[str], se
         if (environment, name) not in by_name
     ]
     note = f"\n\nNot done: {', '.join(absent)}." if absent else ""
-    header = ["environment", "what", "changes", *(f"{step:,}" for step in steps), "each seed at last"]
+    at_last = ["each seed at last", "difference at last", "CPU seconds"]
+    header = ["environment", "what", "changes", *(f"{step:,}" for step in steps), *at_last]
     return ["## Ablations\n\n" + _markdown(header, rows) + note]
 
 
