@@ -11,7 +11,10 @@ import types
 from pathlib import Path
 from statistics import mean
 
+import numpy as np
 import pytest
+import torch
+from stable_baselines3 import DQN, PPO
 
 from iris_gym import IRISAgent, IRISConfig, UsageError
 from iris_gym.config import SMALL
@@ -310,6 +313,9 @@ def test_study(tmp_path):
     results = {name: json.loads((tmp_path / "results" / f"{name}.json").read_text()) for name in names}
     assert results["iris__MinAtar-Breakout__3"]["settings"]["vocab_size"] == 32
     assert results["ppo__MinAtar-Breakout__3"]["settings"]["n_steps"] == 250
+    ways = {agent: list(results[f"{agent}__MinAtar-Breakout__3"]["points"][0]["evaluations"]) for agent in agents}
+    assert ways["ppo"] == ways["recurrent_ppo"] == ways["dream_ppo"] == ["sampled", "temperature 0.5", "greedy"]
+    assert ways["dqn"] == ["sampled", "greedy"] and ways["iris"] == ["temperature 0.5"]
     steps = {name: [point["env_steps"] for point in result["points"]] for name, result in results.items()}
     assert steps["random__MinAtar-Breakout__3"] == [0]
     assert all(steps[f"{agent}__MinAtar-Breakout__3"][-1] == 100 for agent in agents[1:])
@@ -352,7 +358,7 @@ def test_study_report(tmp_path, monkeypatch):
     table = (folder / "table.md").read_text()
     assert "| IRIS | temperature 0.5 | 5 | 0.600 [0.200, 0.900] | 9 |" in table
     assert "| PPO | sampled | 5 | 0.300 [" in table and "| PPO | greedy | 5 | 0.100 [0.100, 0.100] | 9 |" in table
-    assert "Random actions: 0.200 [0.200, 0.200]; by seed 0.200, 0.200." in table
+    assert "Random actions: 0.200; by seed 0.200, 0.200." in table
     assert "| IRIS | temperature 0.5 | 4 | 1.000 | 50% | 10.0 | 14 | 9 |" in table
     assert "| PPO | sampled | 4 | 0.500 | 50% | 10.0 | 14 | 9 |" in table
     assert "Missing: random in MiniGrid-Empty-5x5, seeds 2 3 4; DQN in MiniGrid-Empty-5x5, seeds 0 1" in table
@@ -378,6 +384,24 @@ def test_study_report(tmp_path, monkeypatch):
     report, jobs = (importlib.import_module(f"study_parts.{name}") for name in ("report", "jobs"))
     with pytest.raises(UsageError, match="IRIS in MiniGrid-Empty-5x5: seeds 0 and 2 .* another burn_in; remove"):
         report.write_report(folder, jobs.Sizes(**sizes), jobs.AGENTS, ["MiniGrid-Empty-5x5"], range(5))
+
+
+def test_a_model_plays_at_a_temperature(monkeypatch):
+    """Logits of 0 and 1: at temperature 1 the second action has probability 0.731, at 0.5 0.881."""
+    monkeypatch.syspath_prepend(EXAMPLES)
+    agents = importlib.import_module("study_parts.agents")
+    model = PPO("MlpPolicy", "CartPole-v1", seed=0, device="cpu")
+    with torch.no_grad():
+        model.policy.action_net.weight.zero_()
+        model.policy.action_net.bias.copy_(torch.tensor([0.0, 1.0]))
+    assert agents.ways_to_play(model) == {"sampled": 1, "temperature 0.5": 0.5, "greedy": 0}
+    shares = []
+    for temperature in (1.0, 0.5, 1.0, 0.0):
+        player = agents.ModelPlayer(model, temperature=temperature)
+        player.prepare(4000, 2)
+        shares.append(player.act(np.zeros((4000, 4), np.float32)).mean())
+    assert shares == pytest.approx([0.731, 0.881, 0.731, 1.0], abs=0.02)
+    assert "temperature 0.5" not in agents.ways_to_play(DQN("MlpPolicy", "CartPole-v1", device="cpu"))
 
 
 def test_each_ablation_of_the_study_is_a_usable_config(monkeypatch):

@@ -1,14 +1,16 @@
 """How each agent learns, and how it plays when it is evaluated."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from stable_baselines3 import DQN, PPO
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.vec_env import VecMonitor
 
 from iris_gym import IRISAgent, IRISConfig, make_env
@@ -41,16 +43,21 @@ HYPERPARAMETERS: dict[str, dict[str, Any]] = {
     ),
     "dream_ppo": dict(policy="CnnPolicy", **(ON_POLICY | dict(n_steps=64, batch_size=256, n_epochs=4))),
 }
-"""Those of Stable-Baselines3 that are not its defaults, which are for millions of steps."""
+"""For few steps: Stable-Baselines3's defaults are for millions. What is not here is as it is there."""
 
 
 class ModelPlayer:
-    """An algorithm of Stable-Baselines3 as `evaluate` takes a player. `view` changes what it sees."""
+    """An algorithm of Stable-Baselines3 as `evaluate` takes a player. `view` changes what it sees.
+
+    At temperature 0 it is greedy. Else the logits of a policy that has some are divided by the temperature.
+    """
 
     refills = True
 
-    def __init__(self, model: BaseAlgorithm, *, greedy: bool, view: Callable[[np.ndarray], np.ndarray] | None) -> None:
-        self.model, self.greedy, self.view = model, greedy, view
+    def __init__(
+        self, model: BaseAlgorithm, *, temperature: float = 1.0, view: Callable[[np.ndarray], np.ndarray] | None = None
+    ) -> None:
+        self.model, self.temperature, self.view = model, temperature, view
 
     def prepare(self, rows: int, num_actions: int) -> None:
         self.state, self.starts = None, np.ones(rows, bool)
@@ -60,13 +67,35 @@ class ModelPlayer:
 
     def act(self, observations: np.ndarray) -> np.ndarray:
         seen = self.view(observations) if self.view else observations
-        actions, self.state = self.model.predict(seen, self.state, self.starts, deterministic=self.greedy)
+        with tempered(self.model, self.temperature or 1.0):
+            actions, self.state = self.model.predict(seen, self.state, self.starts, deterministic=self.temperature == 0)
         self.starts[:] = False
         return actions
 
 
+@contextmanager
+def tempered(model: BaseAlgorithm, temperature: float) -> Iterator[None]:
+    """A policy whose logits are divided in here."""
+    if temperature == 1:
+        yield
+        return
+    logits = cast(ActorCriticPolicy, model.policy).action_net
+    hook = logits.register_forward_hook(lambda *inputs_and_output: inputs_and_output[-1] / temperature)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+def ways_to_play(model: BaseAlgorithm) -> dict[str, float]:
+    """By their names, the temperatures at which a model is evaluated; of a policy IRIS's own is one of them."""
+    own = IRISConfig().eval_temperature
+    has_logits = isinstance(model.policy, ActorCriticPolicy)
+    return {"sampled": 1.0, **({f"temperature {own:g}": own} if has_logits else {}), "greedy": 0.0}
+
+
 class Evaluating(BaseCallback):
-    """Evaluates at the recorder's checkpoints, sampled and greedy, and stops where its goal is reached."""
+    """Evaluates at the recorder's checkpoints, in each way to play, and stops where its goal is reached."""
 
     def __init__(self, recorder: Recorder, view: Callable[[np.ndarray], np.ndarray] | None = None, **more: Any) -> None:
         super().__init__()
@@ -87,7 +116,8 @@ class Evaluating(BaseCallback):
             return
         model = self.model
         players: dict[str, Player] = {
-            name: ModelPlayer(model, greedy=name == "greedy", view=self.view) for name in ("sampled", "greedy")
+            name: ModelPlayer(model, temperature=temperature, view=self.view)
+            for name, temperature in ways_to_play(model).items()
         }
         before = getattr(model, "exploration_rate", None)  # DQN samples with it, from the stream of its action space
         stream = model.action_space.np_random.bit_generator.state

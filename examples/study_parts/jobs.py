@@ -21,7 +21,7 @@ LONGER_INTERVAL = 5_000
 ABLATIONS: dict[str, dict[str, Any]] = {
     "gradient codebook": dict(codebook="gradient"),
     "no dead-code reset": dict(dead_code_threshold=0),
-    "tokenizer never frozen": dict(
+    "tokenizer never settles": dict(
         slow_autoencoder_after=None, stop_autoencoder_after=None, settled_autoencoder_updates=0
     ),
     "no burn-in": dict(burn_in=0),

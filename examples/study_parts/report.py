@@ -28,6 +28,10 @@ LABELS = {
 }
 
 
+FEWEST = 3
+"""Seeds of which an interval is given: a bootstrap of fewer knows nothing of how they spread."""
+
+
 def write_result(job: Job, recorder: Recorder) -> None:
     result = {name: value for name, value in asdict(job).items() if name != "folder" and value is not None}
     result |= {"points": recorder.points, "reached": recorder.reached}
@@ -60,7 +64,7 @@ def _middle(draws: np.ndarray) -> tuple[float, float]:
 
 
 def way_to_play(results: Sequence[dict[str, Any]]) -> str:
-    """Sampled or greedy: of each agent in each environment the one that ends with the higher interquartile mean."""
+    """Of each agent in each environment the one that ends with the highest interquartile mean."""
     last = [result["points"][-1]["evaluations"] for result in results]
     return max(last[0], key=lambda way: interquartile_mean([evaluations[way]["mean"] for evaluations in last])[0])
 
@@ -83,8 +87,8 @@ def write_report(
             missing.setdefault(f"{LABELS[job.agent]} in {job.environment}", []).append(f"{job.seed}")
     text = [
         f"Mean returns of {sizes.episodes} episodes, by environment steps, IRIS `{sizes.preset}`. Interquartile means "
-        f"over {len(seeds)} seeds with 95 % bootstrap intervals; below them every seed, with its sampled or greedy "
-        "actions, whichever end better.",
+        f"over {len(seeds)} seeds with 95 % bootstrap intervals; below them every seed, in the way to play that ends "
+        "best.",
         *(_table_of(environment, groups) for environment in environments),
         *_longer_table(folder, sizes, environments, seeds),
         *_ablations_table(folder, sizes, environments, seeds),
@@ -230,9 +234,9 @@ def _ablations_table(folder: Path, sizes: Sizes, environments: Sequence[str], se
 def _interval(values: Sequence[float] | None) -> str:
     if not values:
         return ""
-    if len(values) == 1:
-        return f"{values[0]:.3f}"
     mean, low, high = interquartile_mean(values)
+    if len(values) < FEWEST:
+        return f"{mean:.3f}"
     return f"{mean:.3f} [{low:.3f}, {high:.3f}]"
 
 
