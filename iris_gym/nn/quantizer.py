@@ -81,7 +81,7 @@ class EMAQuantizer(Quantizer):
     The codebook starts from encoder outputs of the first training batch. In training every call updates running
     counts and sums of the outputs assigned to each code, with Laplace smoothing (van den Oord et al. 2017,
     appendix A.1), and a code that no output chose for `dead_code_threshold` updates in a row is put on a random
-    output of the current batch. A threshold of 0 leaves dead codes alone.
+    output of the current batch. With a threshold of 0 it is not, and smoothing moves it to the origin.
     """
 
     counts: Tensor  # (V,) running number of outputs a batch that chose the code

@@ -15,8 +15,8 @@ from iris_gym.training.losses import Imagination
 from iris_gym.types import Trajectory
 
 MOST_ROWS = 10_000
-"""Of the replay that are counted. A larger one is counted at so many places, evenly, that an epoch does not take longer
-the more was collected."""
+"""Of the replay that are counted. Of a larger one so many are drawn, that an epoch does not take longer the more was
+collected."""
 
 ROWS_AT_ONCE = 256
 """Whose frames are fetched to be counted."""
@@ -54,7 +54,10 @@ class Novelty:
         return bonus
 
     def counts(self, tokens: Tensor) -> Tensor:
-        """How often frames (…, K) int64 are in the replay, estimated where it is large: (…) float32."""
+        """How often frames (…, K) int64 are in the replay: (…) float32.
+
+        Of a large replay it is an estimate. Of frames met once most are not found in it, and count as never met.
+        """
         self._count()
         hashes = hashed(tokens)
         places = torch.searchsorted(self._hashes, hashes).clamp(max=len(self._hashes) - 1)
@@ -67,7 +70,9 @@ class Novelty:
         if current == self._counted:
             return
         counted = min(stored, MOST_ROWS)
-        rows = np.arange(counted) * stored // counted
+        rows = np.arange(stored)
+        if counted < stored:  # drawn: at even distances it may be always the same one of several environments
+            rows = np.sort(np.random.default_rng(stored).choice(stored, counted, replace=False))
         pieces = np.split(rows, range(ROWS_AT_ONCE, counted, ROWS_AT_ONCE))
         tokens = (self.frame_cache.tokens(self.replay.single_steps(piece))[:, 0] for piece in pieces)
         self._hashes, counts = torch.unique(torch.cat([hashed(some) for some in tokens]), return_counts=True)
