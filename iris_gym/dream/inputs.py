@@ -29,14 +29,21 @@ def start_source(start_frames: Tensor | np.ndarray | StartFrames) -> StartFrames
         start_frames: uint8 images, channels first or last, of any size if they are an array; or a source.
 
     Raises:
-        UsageError: they are not images, or there are none.
+        UsageError: they are not images, or there are none; a source's are looked at when they are drawn.
     """
     if callable(start_frames) and not isinstance(start_frames, Tensor):
-        return start_frames
+        return lambda count, generator: _as_drawn(start_frames(count, generator), count)
     frames = as_frames("start_frames", start_frames)
     if not len(frames):
         raise UsageError("start_frames=[] has nothing to start from; give at least one image")
     return lambda count, generator: frames[torch.from_numpy(generator.integers(len(frames), size=count))]
+
+
+def _as_drawn(frames: Tensor | np.ndarray, count: int) -> Tensor:
+    """What a source gave for `count` frames."""
+    if len(frames) != count:
+        raise UsageError(f"start_frames gave {len(frames)} frames where {count} were asked for; give as many")
+    return as_frames("start_frames", frames)
 
 
 def as_frames(name: str, images: Tensor | np.ndarray) -> Tensor:

@@ -62,11 +62,12 @@ class DreamSB3VecEnv(VecEnv):
         return _array(observations), _array(rewards), dones, infos
 
     def _add_ends(self, infos: list[dict[str, Any]], info: dict[str, Any], rows: np.ndarray) -> None:
-        statistics = {name: _array(values).tolist() for name, values in info["episode"].items()}
+        statistics = {name: _array(values).tolist() for name, values in info.get("episode", {}).items()}
         finals = info["final_obs"]
         for row in rows:
             infos[row]["terminal_observation"] = _array(finals[row])
-            infos[row]["episode"] = {name: values[row] for name, values in statistics.items()}
+            if statistics:
+                infos[row]["episode"] = {name: values[row] for name, values in statistics.items()}
 
     def close(self) -> None:
         self.dream.close()

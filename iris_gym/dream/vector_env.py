@@ -55,6 +55,7 @@ class DreamSnapshot:
     dream: DreamState
     episodes: Episodes
     ended: Tensor  # (N,) bool, rows whose episode ended in the last step
+    obs_type: ObsType  # of the pool's observations
     pool: Pool | None
     steps: int
     clock: float
@@ -90,6 +91,8 @@ class DreamVectorEnv(VectorEnv):
         overflow_context: frames that a row keeps when its context is full. None: half the context.
         log_probs: whether `info["log_prob"]` (N,) gives the log-probability of the frame's tokens under the world
             model, at temperature 1 however they were drawn: how little the dream surprises itself.
+        episode_statistics: whether `info["episode"]` is given. Gymnasium's `RecordEpisodeStatistics`, which does the
+            same and takes NumPy arrays alone, needs it to be False.
         render_mode: `rgb_array` or None.
 
     Raises:
@@ -112,6 +115,7 @@ class DreamVectorEnv(VectorEnv):
         greedy: bool = False,
         overflow_context: int | None = None,
         log_probs: bool = False,
+        episode_statistics: bool = True,
         render_mode: str | None = None,
     ) -> None:
         check_arguments(num_envs, horizon, output, obs_type, temperature, render_mode)
@@ -124,8 +128,9 @@ class DreamVectorEnv(VectorEnv):
         self.horizon = horizon
         self.autoreset_mode = as_autoreset_mode(autoreset_mode)
         self.output = output
-        self.obs_type = obs_type
+        self.obs_type: ObsType = obs_type
         self.log_probs = log_probs
+        self.episode_statistics = episode_statistics
         self.render_mode = render_mode
         self.metadata = {**type(self).metadata, "autoreset_mode": self.autoreset_mode, "torch": output == "torch"}
         self.single_observation_space = self._single_observation_space()
@@ -207,7 +212,8 @@ class DreamVectorEnv(VectorEnv):
             terminated, truncated = terminated & ~fresh, truncated & ~fresh
         self._ended = terminated | truncated
         if self._may_hold(self._ended):
-            info |= self._episodes.info(self._ended, self._now())
+            if self.episode_statistics:
+                info |= self._episodes.info(self._ended, self._now())
             if self.autoreset_mode is AutoresetMode.SAME_STEP:
                 info |= final_info(self._ended, observations, info)
                 observations = self._autoreset(self._ended, observations)
@@ -243,6 +249,7 @@ class DreamVectorEnv(VectorEnv):
             dream=DreamState(dream.frame_tokens, dream.between, dream.cache.compact()),
             episodes=self._episodes,
             ended=self._ended,
+            obs_type=self.obs_type,
             pool=self._pool,
             steps=self._steps,
             clock=self._now(),
@@ -252,13 +259,15 @@ class DreamVectorEnv(VectorEnv):
 
     @torch.no_grad()
     def set_state(self, state: DreamSnapshot, *, seed: int | None = None) -> None:
-        """Go back to where `get_state` was called, here or in another dream of the same kind.
+        """Go back to where `get_state` was called, here or in another dream of as many rows and the same `obs_type`.
 
         The same actions then lead to the same dream; with a `seed` to another one from the same point.
         """
         self._check_open("set_state")
         if len(state.ended) != self.num_envs:
             raise UsageError(f"state is of {len(state.ended)} rows; this dream has {self.num_envs}")
+        if state.obs_type != self.obs_type:
+            raise UsageError(f"state is of a dream of obs_type={state.obs_type!r}; this one has {self.obs_type!r}")
         super().reset(seed=seed)
         generator = self._seed_generator(anew=seed is not None)
         if seed is None:

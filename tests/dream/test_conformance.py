@@ -297,6 +297,19 @@ def test_statistics_are_those_of_gymnasiums_own_wrapper(make_dream, mode):
 
 
 @pytest.mark.parametrize("mode", list(AutoresetMode))
+@pytest.mark.parametrize("output", ["torch", "numpy"])
+def test_without_its_own_statistics_gymnasiums_wrapper_has_room(make_dream, mode, output):
+    dream = make_dream(autoreset_mode=mode, output=output, horizon=2, episode_statistics=False)
+    env = RecordEpisodeStatistics(dream) if output == "numpy" else dream
+    env.reset(seed=0)
+    infos = [env.step([STAY, LOSE, STAY])[4] for _ in range(2)]
+    assert "episode" not in infos[0] and ("episode" in infos[1]) == (output == "numpy")
+    if output == "numpy":
+        assert infos[1]["episode"]["r"].tolist() == [0, -2, 0] and infos[1]["episode"]["l"].tolist() == [2, 2, 2]
+    assert ("final_obs" in infos[1]) == (mode is AutoresetMode.SAME_STEP)
+
+
+@pytest.mark.parametrize("mode", list(AutoresetMode))
 def test_the_check_itself_accepts_gymnasiums_own_vector_environment(dynamics, some_frames, mode):
     rows = [lambda: DreamEnv(dynamics, start_frames=some_frames(32))] * 3
     check_spaces(gym.vector.SyncVectorEnv(rows, autoreset_mode=mode))

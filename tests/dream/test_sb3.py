@@ -92,6 +92,15 @@ def test_ppo_learns_what_ends_well(make_dream):
     assert mean > 0.9
 
 
+def test_without_statistics_of_the_dream_those_of_vec_monitor_are_there(make_dream):
+    env = DreamSB3VecEnv(make_dream(2, horizon=1, episode_statistics=False))
+    env.reset()
+    assert "episode" not in env.step(np.array([0, 1]))[3][0]
+    monitored = VecMonitor(env)
+    monitored.reset()
+    assert [info["episode"]["r"] for info in monitored.step(np.array([0, 1]))[3]] == [-1, 0]
+
+
 @pytest.mark.parametrize("mode", ["NextStep", "Disabled"])
 def test_another_autoreset_mode_is_refused(make_dream, mode):
     with pytest.raises(UsageError, match=f"autoreset_mode='{mode}'"):

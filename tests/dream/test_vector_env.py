@@ -202,6 +202,8 @@ def test_a_branch_repeats_the_dream_or_leaves_it(make_dream, mode):
     assert not same(dream_on(env, actions[7:]), expected)
     with pytest.raises(UsageError, match="3 rows; this dream has 2"):
         make_dream(2).set_state(state)
+    with pytest.raises(UsageError, match="state is of a dream of obs_type='pixels'; this one has 'tokens'"):
+        make_dream(obs_type="tokens").set_state(state)
 
 
 def test_a_branch_holds_no_more_than_was_read(make_dream):
@@ -227,6 +229,16 @@ def test_start_frames_from_a_source_and_in_either_layout(make_dream, unscripted,
         env = make_dream(64, start_frames=layout, obs_type="tokens")
         expected = unscripted.tokenizer.encode(unit_frames(images.permute(0, 3, 1, 2)))
         assert {tuple(row) for row in env.reset(seed=0)[0].tolist()} == {tuple(row) for row in expected.tolist()}
+
+
+def test_what_a_source_of_start_frames_gives_is_looked_at(make_dream, some_frames):
+    images = some_frames(3)
+    array, expected = (make_dream(start_frames=lambda *_, given=given: given) for given in (images.numpy(), images))
+    assert torch.equal(array.reset()[0], expected.reset()[0])
+    with pytest.raises(UsageError, match="start_frames gave 2 frames where 3 were asked for"):
+        make_dream(start_frames=lambda *_: images[:2]).reset()
+    with pytest.raises(UsageError, match="start_frames cannot be used"):
+        make_dream(start_frames=lambda *_: images / 255).reset()
 
 
 def test_render_gives_the_frames_whatever_is_observed(make_dream):
