@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
+import gymnasium as gym
 import numpy as np
 import torch
 from gymnasium import spaces
@@ -35,7 +36,7 @@ from iris_gym.assembly import (
 from iris_gym.config import IRISConfig, preset
 from iris_gym.data.replay import Replay
 from iris_gym.dream import DreamVectorEnv
-from iris_gym.envs import check_spaces, frames_per_second, make_vec_env
+from iris_gym.envs import CheckedObservations, check_spaces, frames_per_second, make_vec_env
 from iris_gym.errors import RunError, UsageError
 from iris_gym.evaluation.evaluate import check_temperature, evaluate
 from iris_gym.evaluation.pictures import RunPictures, gif, run_pictures, save_run_pictures
@@ -104,14 +105,17 @@ class IRISAgent(HubAgent, PublishedAgent, BaseAlgorithm):
         run_dir: str | Path | None = None,
         _snapshot: Snapshot | None = None,
         _run: RunFolder | None = None,
+        _reseeded: bool = False,
     ) -> None:
         if policy != "IRISPolicy":
             raise UsageError(f"policy={policy!r} is unknown; IRIS has the one policy 'IRISPolicy'")
         seed = checked_seed(seed)
         chosen_device = choose_device(device)
+        if not isinstance(config, IRISConfig | None):
+            raise UsageError(f"config={config!r} is no IRISConfig; write IRISAgent(env, IRISConfig.small())")
         self.config = (config or preset("auto", chosen_device.type)).replace()
-        if isinstance(env, str):
-            self.config.env = env
+        if env is not None:
+            self.config.env = env if isinstance(env, str) else _name_of(env)
         self.config.validate()
         if run_dir is not None:
             RunFolder(Path(run_dir)).check_free()
@@ -149,7 +153,7 @@ class IRISAgent(HubAgent, PublishedAgent, BaseAlgorithm):
         self.start_frames = _snapshot.start_frames if _snapshot else None
         self._setup_model()
         if _snapshot is not None:
-            self._restore(_snapshot)
+            self._restore(_snapshot, None if _reseeded else self.streams)
 
     # ---------------------------------------------------------------- building
 
@@ -161,8 +165,7 @@ class IRISAgent(HubAgent, PublishedAgent, BaseAlgorithm):
             config = self.config
             env = make_vec_env(env, 1, atari_100k=config.atari_100k, preprocessing=config.preprocessing)
         else:
-            spec = getattr(env, "spec", None)
-            check_spaces(env.observation_space, env.action_space, spec.id if spec else type(env).__name__)
+            check_spaces(env.observation_space, env.action_space, _name_of(env))
         return self._wrap_env(env, verbose)
 
     @staticmethod
@@ -171,7 +174,8 @@ class IRISAgent(HubAgent, PublishedAgent, BaseAlgorithm):
         `EvalCallback` then are of the same type as the one for training."""
         if isinstance(env, VecEnv):
             return env
-        monitored = Monitor(env) if monitor_wrapper and not is_wrapped(env, Monitor) else env
+        checked = CheckedObservations(env)
+        monitored = Monitor(checked) if monitor_wrapper and not is_wrapped(env, Monitor) else checked
         return DummyVecEnv([lambda: monitored])
 
     def _open_replay(self, snapshot: Snapshot | None) -> Replay:
@@ -237,6 +241,9 @@ class IRISAgent(HubAgent, PublishedAgent, BaseAlgorithm):
 
         When `config.max_env_steps` have been collected in all, training goes on without collecting to
         `config.total_epochs`. `log_interval` counts epochs. A callback that returns False ends at that step.
+
+        The epoch in which collecting stops ends with all of its updates. Who trains in several calls should let each
+        collect whole epochs, `config.env_steps_per_epoch` a piece, or it trains more often than the schedule says.
         """
         check_total_timesteps(total_timesteps)
         for _ in self.learn_events(
@@ -256,10 +263,12 @@ class IRISAgent(HubAgent, PublishedAgent, BaseAlgorithm):
     ) -> Iterator[Event]:
         """`learn` as a generator of the trainer's events, for whoever wants to watch it or to stop between two.
 
+        Left early it writes no checkpoint into the run folder; `save_checkpoint` does.
         With `total_timesteps` 0 it only ends an epoch that was stopped in its middle.
         """
         if self.env is None:
             raise UsageError("env=None cannot be learned from; load with env=…, or call set_env first")
+        self._check_replay()
         begins_anew = reset_num_timesteps or self._last_obs is None
         with environment_faults("when it was reset"):
             total_timesteps, callback = self._setup_learn(
@@ -269,14 +278,17 @@ class IRISAgent(HubAgent, PublishedAgent, BaseAlgorithm):
             assert self.trainer.collector is not None
             self.trainer.collector.reset(cast(np.ndarray, self._last_obs))
         self.target = self.trainer.env_steps + total_timesteps - self.num_timesteps
+        self._warn_of_the_end_of_collecting()
         self._warn_of_idle_components()
         names = {"total_timesteps": total_timesteps, "tb_log_name": tb_log_name}
         callback.on_training_start(names | {"self": self}, globals())
-        for event in self._training_events():
-            if not self._serve(event, callback, log_interval, names):
-                break
-            yield event
-        callback.on_training_end()
+        try:
+            for event in self._training_events():
+                if not self._serve(event, callback, log_interval, names):
+                    break
+                yield event
+        finally:
+            callback.on_training_end()
         self._save_pictures_and_checkpoint()
 
     def _training_events(self) -> Iterator[Event]:
@@ -300,13 +312,32 @@ class IRISAgent(HubAgent, PublishedAgent, BaseAlgorithm):
             self.set_logger(logger)
         return super()._setup_learn(*args, **kwargs)
 
+    def _check_replay(self) -> None:
+        """A saved file has no replay; who has collected all that it may, cannot fill another one."""
+        limit = self.config.max_env_steps
+        if not len(self.replay) and self.trainer.env_steps >= limit and self.trainer.epochs_left(limit):
+            raise UsageError(
+                f"the replay is empty, for a saved file has none, and all of max_env_steps={limit} are collected, so "
+                "there is nothing to learn from; IRISAgent.resume a run folder instead, which keeps its replay"
+            )
+
+    def _warn_of_the_end_of_collecting(self) -> None:
+        limit, steps = self.config.max_env_steps, self.trainer.env_steps
+        if self.target > limit:
+            warnings.warn(
+                f"of {self.target - steps:,} environment steps {max(limit - steps, 0):,} are collected, for then "
+                f"max_env_steps={limit} are reached; raise it in the config of a new agent to collect more",
+                stacklevel=4,
+            )
+
     def _warn_of_idle_components(self) -> None:
         remaining = self.trainer.remaining(self.target)
+        end = min(self.target, self.config.max_env_steps)
         for learner in self.trainer.learners:
             if not remaining[learner.name] and not learner.updates and learner.plan.updates_per_epoch:
                 steps = learner.plan.start_after * self.config.env_steps_per_epoch
                 warnings.warn(
-                    f"learning ends at {self.target:,} environment steps, before the first update of the "
+                    f"learning ends at {end:,} environment steps, before the first update of the "
                     f"{learner.name}, which comes after {steps:,}; learn for longer or lower its start epoch",
                     stacklevel=4,
                 )
@@ -373,6 +404,8 @@ class IRISAgent(HubAgent, PublishedAgent, BaseAlgorithm):
         if self.ep_info_buffer:
             self.logger.record("rollout/ep_rew_mean", safe_mean([info["r"] for info in self.ep_info_buffer]))
             self.logger.record("rollout/ep_len_mean", safe_mean([info["l"] for info in self.ep_info_buffer]))
+        if self.ep_success_buffer:
+            self.logger.record("rollout/success_rate", safe_mean(self.ep_success_buffer))
         self.logger.record("time/fps", int((self.num_timesteps - self._num_timesteps_at_start) / elapsed))
         self.logger.record("time/time_elapsed", int(elapsed), exclude="tensorboard")
         self.logger.record("time/total_timesteps", self.num_timesteps, exclude="tensorboard")
@@ -512,8 +545,9 @@ class IRISAgent(HubAgent, PublishedAgent, BaseAlgorithm):
     ) -> "IRISAgent":
         """An agent as it was saved, by `save` or as the newest checkpoint of a run folder.
 
-        Without `env` it can predict, evaluate and dream; to learn further give it one. A run folder is only read; to
-        go on in it, use `resume`.
+        Without `env` it can predict, evaluate and dream; to learn further give it one. Its images may be of another
+        size. A run folder is only read; to go on in it, use `resume`. Without `seed` all random streams go on where
+        they stood, Python's, NumPy's and torch's global ones included; with one they begin anew.
         """
         snapshot = read_snapshot(path, check_stored)
         return cls._from_snapshot(
@@ -524,6 +558,7 @@ class IRISAgent(HubAgent, PublishedAgent, BaseAlgorithm):
             verbose=verbose,
             seed=snapshot.state["seed"] if seed is None else seed,
             device=device,
+            _reseeded=seed is not None,
         )
 
     @classmethod
@@ -590,6 +625,8 @@ class IRISAgent(HubAgent, PublishedAgent, BaseAlgorithm):
         else:
             snapshot = read_snapshot(load_path_or_dict, check_stored)
             checkpoint.load_modules(self.models.by_name(), snapshot.weights, repr(str(load_path_or_dict)))
+        if self.trainer.collector is not None:  # it may act with a copy
+            self.trainer.collector.policy.refresh()
 
     def _snapshot(self) -> Snapshot:
         state, training = training_state(self.trainer, self.streams)
@@ -627,7 +664,7 @@ class IRISAgent(HubAgent, PublishedAgent, BaseAlgorithm):
         return {
             "episode_starts": self._last_episode_starts.tolist(),
             "episode_num": self._episode_num,
-            "episodes": [{name: float(info[name]) for name in "rlt"} for info in self.ep_info_buffer or ()],
+            "episodes": [{name: float(info.get(name, 0)) for name in "rlt"} for info in self.ep_info_buffer or ()],
             "successes": [float(success) for success in self.ep_success_buffer or ()],
         }
 
@@ -653,14 +690,22 @@ class IRISAgent(HubAgent, PublishedAgent, BaseAlgorithm):
         file = self.run.scores_file if self.run else None
         return read_scores(file) if file and file.exists() else None
 
-    def _restore(self, snapshot: Snapshot) -> None:
+    def _restore(self, snapshot: Snapshot, streams: RandomStreams | None) -> None:
         checkpoint.load_modules(self.models.by_name(), snapshot.weights, "the saved agent")
         if self.run is not None:  # before the random streams, from which environments may draw
             self._restore_collection(snapshot)
-        restore_training(snapshot, self.trainer, self.streams)
+        restore_training(snapshot, self.trainer, streams)
         if not len(self.replay):  # a saved file has none, and the epoch cannot be ended without its steps
             self.trainer.begin_epoch_anew()
         self.num_timesteps = snapshot.state["num_timesteps"]
+
+
+def _name_of(env: Any) -> str:
+    """What to call an environment that was given as an object. Raises `UsageError` for anything else."""
+    if not isinstance(env, gym.Env | VecEnv):
+        raise UsageError(f"env={env!r} is neither an id nor a gymnasium.Env nor a Stable-Baselines3 VecEnv")
+    spec = getattr(env, "spec", None)
+    return spec.id if spec else type(env).__name__
 
 
 def _config_of(snapshot: Snapshot, path: str | Path) -> IRISConfig:

@@ -153,7 +153,7 @@ class IRISConfig:
     """Weight of an exploration bonus in training's dreams: 1 / √n for a frame whose tokens were met n times in the
     replay, less the mean of a batch; none for one never met. Where no reward has been found yet the policy goes where
     it has seldom been, instead of staying where it learned to be safe. Counting has up to 10,000 frames encoded an
-    epoch. 0: none, as in the published agent."""
+    epoch: of more so many are drawn, and most of the rare ones are not found. 0: none, as in the published agent."""
     max_bad_updates: int = 10
     """Updates in a row with a loss or gradient that is not finite, each of them skipped, after which the run stops."""
     accumulate_gradients: int = 1
@@ -203,7 +203,8 @@ class IRISConfig:
     eval_temperature: float = 0.5
     """Temperature of the policy in `predict` and in evaluations."""
     eval_interval: int = 5
-    """Epochs between evaluations in the real environment. 0: never."""
+    """Epochs between evaluations in the real environment. 0: never; so it is, too, where the agent was given an
+    environment instead of an id, which leaves that to Stable-Baselines3's `EvalCallback`."""
     eval_episodes: int = 16
     """Episodes of an evaluation during training."""
     max_eval_steps: int = MAX_STEPS

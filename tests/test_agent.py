@@ -23,7 +23,7 @@ from stable_baselines3.common.callbacks import (
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.monitor import Monitor
-from stable_baselines3.common.vec_env import DummyVecEnv
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnvWrapper
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from iris_gym import IRISAgent, IRISConfig, UsageError, make_env
@@ -288,6 +288,62 @@ def test_the_info_buffer_holds_whole_games():
     assert [(info["r"], info["l"]) for info in agent.ep_info_buffer] == [(28, 7)] * 3
 
 
+class Succeeding(Corridor):
+    """Says of every other episode that it was a success."""
+
+    episodes = 0
+
+    def step(self, action):
+        *outcome, _ = super().step(action)
+        self.episodes += outcome[2]
+        return *outcome, {"is_success": self.episodes % 2 == 1} if outcome[2] else {}
+
+
+def test_the_share_of_successes_is_logged(tmp_path):
+    agent = new_agent(Succeeding(), run_dir=tmp_path / "run")
+    quiet_learn(agent, 3 * GAME_LENGTH - 1)
+    assert csv_rows(tmp_path / "run" / "logs" / "progress.csv")[-1]["rollout/success_rate"] == "0.5"
+
+
+class Bent(Corridor):
+    """Its pictures are not what its space says."""
+
+    def _picture(self):
+        return super()._picture() / 255
+
+
+def test_pictures_that_are_not_those_of_the_space_are_not_bent_to_fit():
+    with pytest.raises(RunError, match="an observation of shape .* and dtype float64, where its space says"):
+        new_agent(Bent()).learn(20)
+
+
+class WithoutTime(VecEnvWrapper):
+    """Tells of an episode no more than Stable-Baselines3 needs."""
+
+    def reset(self):
+        return self.venv.reset()
+
+    def step_wait(self):
+        *outcome, infos = self.venv.step_wait()
+        for info in infos:
+            info.get("episode", {}).pop("t", None)
+        return *outcome, infos
+
+
+def test_an_episode_without_its_seconds_is_kept_all_the_same(tmp_path):
+    env = WithoutTime(DummyVecEnv([lambda: Monitor(Corridor())]))
+    quiet_learn(new_agent(env, run_dir=tmp_path / "run"), 20)
+    resumed = IRISAgent.resume(tmp_path / "run", env=DummyVecEnv([lambda: Monitor(Corridor())]), device="cpu")
+    assert [info["r"] for info in resumed.ep_info_buffer] == [28, 28]
+
+
+def test_an_object_is_no_game_of_the_config(tmp_path):
+    agent = new_agent(max_env_steps=50, run_dir=tmp_path / "run")
+    assert agent.config.env == "Corridor" and agent.env_id is None
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["env"] == "Corridor"
+    assert new_agent(short_pong()).config.env == short_pong().spec.id
+
+
 def test_a_component_that_never_starts_is_named_in_a_warning():
     with pytest.warns(UserWarning, match=r"learning ends at 40 .* first update of the actor_critic.* after 40"):
         new_agent().learn(40)
@@ -301,21 +357,55 @@ def test_a_component_that_never_is_to_start_is_not_warned_of():
 
 
 def test_training_goes_on_without_collecting_when_all_steps_are_collected():
-    agent = new_agent(atari_100k=False, max_env_steps=50)
-    events = list(agent.learn_events(1000))
+    agent = new_agent(max_env_steps=50)
+    with pytest.warns(UserWarning, match="of 1,000 environment steps 50 are collected, for then max_env_steps=50"):
+        events = list(agent.learn_events(1000))
     assert agent.num_timesteps == agent.trainer.env_steps == 50
     assert [event.epoch for event in events if isinstance(event, EpochEnded)] == [1, 2, 3, 4, 5]
     last = max(index for index, event in enumerate(events) if isinstance(event, StepTaken))
     assert sum(isinstance(event, UpdateDone) for event in events[last:]) == 3 * (3 + 2 + 2)
 
 
+def test_who_learns_for_longer_than_is_collected_is_told_so():
+    agent = quiet_learn(new_agent(max_env_steps=20, total_epochs=1), 20)
+    with pytest.warns(UserWarning) as told:
+        agent.learn(30, reset_num_timesteps=False)
+    assert "of 30 environment steps 0 are collected" in str(told[0].message)
+    with pytest.warns(UserWarning) as told:
+        new_agent(max_env_steps=20, total_epochs=1).learn(300)
+    messages = [str(warning.message) for warning in told]
+    assert any("of 300 environment steps 20 are collected" in message for message in messages)
+    assert any("learning ends at 20 environment steps, before the first update" in message for message in messages)
+
+
+def test_what_is_saved_when_all_is_collected_needs_the_replay_that_it_has_not(tmp_path):
+    agent = new_agent(max_env_steps=40, total_epochs=6)
+    for event in agent.learn_events(40):
+        if isinstance(event, EpochEnded) and event.epoch == 3:
+            break
+    agent.save(tmp_path / "agent.zip")
+    with pytest.raises(UsageError, match="the replay is empty, .* all of max_env_steps=40 are collected"):
+        IRISAgent.load(tmp_path / "agent.zip", env=Corridor(), device="cpu").learn(20)
+
+
+def test_training_ends_for_callbacks_where_events_are_left_early():
+    agent, callback = new_agent(), Recorder()
+    for _ in zip(range(5), agent.learn_events(60, callback), strict=False):
+        pass
+    assert callback.called[-2:] == ["step", "training_end"]
+
+
 def test_learning_ends_at_its_steps_while_there_are_more_to_collect():
-    agent = new_agent(atari_100k=False, max_env_steps=100, total_epochs=50).learn(60)
+    agent = new_agent(max_env_steps=100, total_epochs=50).learn(60)
     assert agent.num_timesteps == 60
     assert agent.trainer.position.epoch == 4
 
 
-@pytest.mark.parametrize("steps", [0, -5, 2.5, "100"])
+def test_steps_may_be_written_as_1e5():
+    assert quiet_learn(new_agent(), 2e1).num_timesteps == 20
+
+
+@pytest.mark.parametrize("steps", [0, -5, 2.5, float("nan"), float("inf"), "100"])
 def test_impossible_numbers_of_steps_are_refused(steps):
     with pytest.raises(UsageError, match="total_timesteps"):
         new_agent().learn(steps)
@@ -381,7 +471,7 @@ def test_tensorboard_files_hold_the_metrics(tmp_path):
 def test_curves_go_on_when_nothing_is_collected_any_more(tmp_path):
     config = IRISConfig.tiny(atari_100k=False, max_env_steps=40)
     agent = IRISAgent(Corridor(), config, seed=0, device="cpu", run_dir=tmp_path / "run")
-    agent.learn(1000)
+    agent.learn(40)
     agent.logger.close()
     logs = tmp_path / "run" / "logs"
     assert [step for step, _ in scalars(logs, "autoencoder/loss")] == [20, 40, 60, 80, 100]
@@ -632,6 +722,18 @@ def test_optimizers_and_random_streams_are_kept(tmp_path):
     assert loaded.trainer.learners[0].updates == agent.trainer.learners[0].updates + 3
 
 
+def test_a_loaded_agent_goes_on_with_its_random_streams_or_begins_them_anew(pong, tmp_path):
+    pong.save(tmp_path / "pong.zip")
+
+    def actions(**seed) -> list[int]:
+        agent = IRISAgent.load(tmp_path / "pong.zip", device="cpu", **seed)
+        return agent.predict(pictures(60, (64, 64, 3)))[0].tolist()
+
+    assert actions() == actions()
+    assert actions(seed=1) == actions(seed=1) != actions(seed=2)
+    assert actions() not in (actions(seed=0), actions(seed=1))
+
+
 def test_without_an_environment_a_loaded_agent_does_not_learn(pong, tmp_path):
     pong.save(tmp_path / "pong.zip")
     loaded = IRISAgent.load(tmp_path / "pong.zip", device="cpu")
@@ -674,6 +776,17 @@ def test_parameters_travel_through_get_and_set(pong, tmp_path):
     other = new_agent("ALE/Pong-v5", seed=9)
     other.set_parameters(tmp_path / "pong.zip")
     assert_same_weights(pong, other)
+
+
+def test_parameters_that_are_set_amid_a_collection_are_acted_with():
+    agent, other = new_agent(), new_agent(seed=1)
+    quiet_learn(agent, 20, Recorder(stop_at=10))
+    agent.set_parameters(other.get_parameters())
+    frames = torch.from_numpy(pictures(4, (3, 64, 64)))
+    acting = agent.trainer.collector.policy
+    ours, theirs = (policy.logits(frames, policy.initial_state(4))[0] for policy in (acting, other.policy.acting))
+    assert acting.frozen is not None
+    torch.testing.assert_close(ours, theirs)
 
 
 def test_set_parameters_refuses_those_of_another_agent(tmp_path):
@@ -872,6 +985,9 @@ def test_checkpoints_are_kept_as_the_config_says(tmp_path):
         (dict(seed=-1), "seed=-1"),
         (dict(seed=2**32), "seed=4294967296"),
         (dict(policy="MlpPolicy"), "policy='MlpPolicy'"),
+        (dict(env=Corridor), "neither an id nor a gymnasium.Env"),
+        (dict(config=Corridor()), "write IRISAgent(env, IRISConfig.small())"),
+        (dict(config="tiny"), "config='tiny' is no IRISConfig"),
         (dict(config=IRISConfig.tiny(transformer_heads=3)), "transformer_heads=3"),
         (dict(config=IRISConfig.tiny(vocab_size="many")), "vocab_size='many'"),
     ],

@@ -3,7 +3,7 @@
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 import numpy as np
 import torch
@@ -106,7 +106,7 @@ class Evaluate:
         return _Contest(
             player,
             agent.evaluation_games(self.env, protocol["preprocessing"]),
-            env_id=self.env or agent.env_id or agent.config.env,
+            env_id=cast(str, self.env or agent.env_id),  # else there were no games
             protocol=protocol,
             scores_file=file,
             media=RunFolder(run).media if run.is_dir() else file.parent,

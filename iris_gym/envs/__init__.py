@@ -1,11 +1,12 @@
 """Real environments, as the agent sees them."""
 
 from iris_gym.envs.atari import AtariVecEnv, is_atari, make_atari
-from iris_gym.envs.factory import frames_per_second, make_env, make_vec_env
+from iris_gym.envs.factory import CheckedObservations, frames_per_second, make_env, make_vec_env
 from iris_gym.envs.preprocessing import batched, check_spaces, resize, to_frames
 
 __all__ = [
     "AtariVecEnv",
+    "CheckedObservations",
     "batched",
     "check_spaces",
     "frames_per_second",

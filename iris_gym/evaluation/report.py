@@ -60,7 +60,8 @@ def _protocol(findings: Findings) -> str:
         f"{findings['horizon']} steps. The world model reads {found['timesteps']} timesteps at most; when they are "
         f"full, it goes on with the last {found['overflow_context']}. Rewards are known to the dream by their sign "
         f"only. Bands and ranges in brackets are {findings['coverage']:.0%} bootstrap intervals over whole games, for "
-        "steps of one game depend on each other.</p>"
+        "steps of one game depend on each other; the bars of the calibration alone take steps for independent, and are "
+        "narrower than they should be.</p>"
     )
 
 

@@ -266,6 +266,7 @@ class MeanMetrics:
 
 
 def check_total_timesteps(total_timesteps: int) -> None:
-    """Raise `UsageError` for a number of steps that cannot be learned for."""
-    if not isinstance(total_timesteps, int | np.integer) or total_timesteps <= 0:
+    """Raise `UsageError` for a number of steps that cannot be learned for; 1e5 can."""
+    whole = isinstance(total_timesteps, int | np.integer)
+    if not (whole or (isinstance(total_timesteps, float) and total_timesteps.is_integer())) or total_timesteps <= 0:
         raise UsageError(f"total_timesteps={total_timesteps!r} must be a whole number greater than 0")
