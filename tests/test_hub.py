@@ -55,7 +55,7 @@ def test_a_saved_folder_holds_json_safetensors_and_a_card(tmp_path):
     agent().save_pretrained(tmp_path / "shared")
     assert sorted(path.name for path in (tmp_path / "shared").iterdir()) == ["README.md", CONFIG_FILE, WEIGHTS_FILE]
     stored = json.loads((tmp_path / "shared" / CONFIG_FILE).read_text())
-    assert IRISConfig.from_dict(stored["config"]) == IRISConfig.tiny()
+    assert IRISConfig.from_dict(stored["config"]) == IRISConfig.tiny(env="Still")
     assert "world_model.frame_head.0.weight" in load_file(tmp_path / "shared" / WEIGHTS_FILE)
 
 
@@ -95,7 +95,7 @@ def test_the_card_tells_environment_steps_scores_and_config(tmp_path):
     text = (tmp_path / "shared/README.md").read_text()
     for part in ("IRIS on ALE/Pong-v5", "3 actions", "12,345", "-3.25 ± 0.50 over 4 episodes, human-normalised 0.123"):
         assert part in text, part
-    assert json.loads(text.split("```json")[1].split("```")[0]) == IRISConfig.tiny().to_dict()
+    assert json.loads(text.split("```json")[1].split("```")[0]) == IRISConfig.tiny(env="Still").to_dict()
     data = card_data(tmp_path / "shared")
     assert (data["library_name"], data["pipeline_tag"]) == ("iris-gym", "reinforcement-learning")
     result = data["model-index"][0]["results"][0]
