@@ -68,7 +68,8 @@ def study(monkeypatch):
 
 def test_the_results_and_the_readme_say_the_same(study, tmp_path):
     """The table that lies beside the results is made of them, and the README's rows are rows of it, all of them."""
-    small, expected, read = SMALL | dict(eval_interval=0), [], 0  # the study evaluates by itself
+    small, expected, read = IRISConfig.small().to_dict(), [], 0
+    compared = small.keys() - {"env", "atari_100k", "max_env_steps", "total_epochs", "eval_interval"}  # the study's own
     text = (EXAMPLES.parent / "README.md").read_text().split("## Does it learn?")[1].split("\n## ")[0]
     for steps, environments in SHOWN.items():
         folder = tmp_path / f"{steps}"
@@ -85,7 +86,9 @@ def test_the_results_and_the_readme_say_the_same(study, tmp_path):
             random = study.report.interquartile_mean(means_at(results_of(steps, "random", environment), 0, "sampled"))
             assert f"**{environment}** (random actions {random[0]:.3f}" in text
             for result in results_of(steps, "iris", environment):
-                assert {name: result["settings"][name] for name in small} == small, (environment, result["seed"])
+                settings = result["settings"]  # a field that came later left things as they were
+                assert [name for name in compared & settings.keys() if settings[name] != small[name]] == []
+                assert settings.keys() >= SMALL.keys()
                 read += 1
     assert re.findall(r"^\| (?:IRIS|PPO|DQN|Recurrent).*", text, re.M) == expected
     assert read == len(list(RESULTS.rglob("iris__*.json"))) == 20
