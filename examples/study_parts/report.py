@@ -91,7 +91,7 @@ def write_report(
         "best.",
         *(_table_of(environment, groups) for environment in environments),
         *_longer_table(folder, sizes, environments, seeds),
-        *_ablations_table(folder, sizes, environments, seeds),
+        *_ablation_tables(folder, sizes, environments, seeds),
         "Missing: "
         + ("; ".join(f"{what}, seeds {' '.join(which)}" for what, which in missing.items()) or "none")
         + ".",
@@ -194,41 +194,42 @@ def _longer_table(folder: Path, sizes: Sizes, environments: Sequence[str], seeds
     return [f"## {title}\n\n{_markdown(header, rows)}"] if rows else []
 
 
-def _ablations_table(folder: Path, sizes: Sizes, environments: Sequence[str], seeds: Sequence[int]) -> list[str]:
-    """Every way in which the preset was changed, with the difference that it made in the end."""
-    by_name: dict[tuple[str, str | None], list[dict[str, Any]]] = {}
-    for job in ablation_jobs(folder, sizes, environments, seeds):
-        if (result := job.result()) is not None:
-            by_name.setdefault((job.environment, job.ablation), []).append(result)
-    if not any(ablation for _, ablation in by_name):
-        return []
-    rows, steps = [], sorted({at["env_steps"] for results in by_name.values() for at in results[0]["points"]})
-    for (environment, name), results in by_name.items():
-        _check_settings(f"ablation {name or sizes.preset} in {environment}", results)
-        curve, last = _curve(results, way_to_play(results)), steps[-1]
-        unchanged = by_name.get((environment, None), [])
-        before = _curve(unchanged, way_to_play(unchanged)).get(last) if name and unchanged else None
-        rows.append(
-            [
-                environment,
-                name or f"`{sizes.preset}`",
-                ", ".join(f"`{field}={value}`" for field, value in ABLATIONS[name].items()) if name else "none",
-                *(_interval(curve.get(at)) for at in steps),
-                ", ".join(f"{mean:.2f}" for mean in curve[last]),
-                "{:+.2f} [{:+.2f}, {:+.2f}]".format(*difference(curve[last], before)) if before else "",
-                f"{_cpu_seconds(results, last):,.0f}",
-            ]
-        )
-    absent = [
-        f"{name} in {environment}"
-        for environment in environments
-        for name in ABLATIONS
-        if (environment, name) not in by_name
-    ]
-    note = f"\n\nNot done: {', '.join(absent)}." if absent else ""
-    at_last = ["each seed at last", "difference at last", "CPU seconds"]
-    header = ["environment", "what", "changes", *(f"{step:,}" for step in steps), *at_last]
-    return ["## Ablations\n\n" + _markdown(header, rows) + note]
+def _ablation_tables(folder: Path, sizes: Sizes, environments: Sequence[str], seeds: Sequence[int]) -> Iterator[str]:
+    """For each environment the ways in which the preset was changed, and the difference that they made in the end."""
+    for environment in environments:
+        by_name: dict[str | None, list[dict[str, Any]]] = {}
+        for job in ablation_jobs(folder, sizes, [environment], seeds):
+            if (result := job.result()) is not None:
+                by_name.setdefault(job.ablation, []).append(result)
+        if not by_name.keys() - {None}:
+            continue
+        curves = {name: _curve(results, way_to_play(results)) for name, results in by_name.items()}
+        steps = sorted(curves[next(iter(curves))])
+        unchanged = curves.get(None, {}).get(steps[-1])
+        rows = []
+        for name, curve in curves.items():
+            _check_settings(f"ablation {name or sizes.preset} in {environment}", by_name[name])
+            rows.append(
+                [
+                    name or f"`{sizes.preset}`",
+                    ", ".join(f"`{field}={value}`" for field, value in ABLATIONS[name].items()) if name else "none",
+                    *(_interval(curve[at]) for at in steps),
+                    ", ".join(f"{mean:.2f}" for mean in curve[steps[-1]]),
+                    _difference(curve[steps[-1]], unchanged) if name and unchanged else "",
+                    f"{_cpu_seconds(by_name[name], steps[-1]):,.0f}",
+                ]
+            )
+        columns = [*(f"{step:,}" for step in steps), "each seed at last", "difference at last", "CPU seconds"]
+        absent = ", ".join(name for name in ABLATIONS if name not in by_name)
+        yield f"## Ablations in {environment}"
+        yield _markdown(["what", "changes", *columns], rows)
+        yield from [f"Not done: {absent}."] if absent else []
+
+
+def _difference(values: Sequence[float], others: Sequence[float]) -> str:
+    between, low, high = difference(values, others)
+    few = min(len(values), len(others)) < FEWEST
+    return f"{between:+.2f}" if few else f"{between:+.2f} [{low:+.2f}, {high:+.2f}]"
 
 
 def _interval(values: Sequence[float] | None) -> str:
