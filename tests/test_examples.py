@@ -95,7 +95,41 @@ def test_the_results_and_the_readme_say_the_same(study, tmp_path):
                 assert settings.keys() >= SMALL.keys()
                 read += 1
     assert re.findall(r"^\| (?:IRIS|PPO|DQN|Recurrent).*", text, re.M) == expected
-    assert read == len(list(RESULTS.rglob("iris__*.json"))) == 20
+    assert read == len(list(RESULTS.glob("steps_*/iris__*.json"))) == 20
+
+
+def test_the_ablations_and_the_readme_say_the_same(study, tmp_path, readme):
+    shutil.copytree(RESULTS / "ablations", tmp_path / "ablations")
+    table, _ = study.report.write_report(
+        tmp_path / "ablations", study.jobs.Sizes(steps=3000), ("iris",), ["MinAtar-Breakout"], (0, 1)
+    )
+    assert table.read_text() == (RESULTS / "ablations" / "table.md").read_text()
+    rows = table.read_text().split("## Ablations in MinAtar-Breakout")[1].strip().split("\n\n")[0]
+    assert rows in (EXAMPLES.parent / "README.md").read_text()
+    runs = {
+        name: [json.loads(file.read_text()) for file in sorted((RESULTS / "ablations").glob(f"iris{name}__Min*.json"))]
+        for name in ("", *(f"__{name.replace(' ', '-')}" for name in study.jobs.ABLATIONS))
+    }
+    at_last = {name.strip("_"): means_at(results, 3000, T) for name, results in runs.items() if results}
+    assert max(at_last["gradient-codebook"] + at_last["context-of-2"]) < 1.5
+    assert min(at_last["tokenizer-never-settles"]) < 1
+    assert max(at_last["horizon-of-5"]) < min(at_last[""])
+    for name in ("no-dead-code-reset", "no-burn-in"):
+        assert mean(means_at(runs[f"__{name}"], 2000, T)) < mean(means_at(runs[""], 2000, T)) - 0.5
+        assert mean(at_last[name]) > 2.8
+    for name, dearer in (("context-of-10", 1.2), ("horizon-of-20", 1.4)):
+        assert abs(mean(at_last[name]) - mean(at_last[""])) < 0.05
+        ratio = mean(run["points"][-1]["cpu_seconds"] for run in runs[f"__{name}"]) / mean(
+            run["points"][-1]["cpu_seconds"] for run in runs[""]
+        )
+        assert round(ratio, 1) == dearer
+    assert "with `cache_frames` off every evaluation came out the same to the last digit" in readme
+    cached, computed = (
+        json.loads((RESULTS / "ablations" / f"iris{name}__MinAtar-Breakout__0.json").read_text())["points"]
+        for name in ("", "__frames-not-cached")
+    )
+    for one, other in zip(cached, computed, strict=True):
+        assert one["evaluations"] == other["evaluations"] and one["metrics"] == other["metrics"]
 
 
 def test_the_readmes_ratio_of_cpu_time_is_that_of_the_files(readme):

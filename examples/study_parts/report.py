@@ -205,17 +205,18 @@ def _ablation_tables(folder: Path, sizes: Sizes, environments: Sequence[str], se
             continue
         curves = {name: _curve(results, way_to_play(results)) for name, results in by_name.items()}
         steps = sorted(curves[next(iter(curves))])
-        unchanged = curves.get(None, {}).get(steps[-1])
         rows = []
         for name, curve in curves.items():
             _check_settings(f"ablation {name or sizes.preset} in {environment}", by_name[name])
+            seeds_done = {result["seed"] for result in by_name[name]}
+            unchanged = [result for result in by_name.get(None, []) if result["seed"] in seeds_done]
             rows.append(
                 [
                     name or f"`{sizes.preset}`",
                     ", ".join(f"`{field}={value}`" for field, value in ABLATIONS[name].items()) if name else "none",
                     *(_interval(curve[at]) for at in steps),
                     ", ".join(f"{mean:.2f}" for mean in curve[steps[-1]]),
-                    _difference(curve[steps[-1]], unchanged) if name and unchanged else "",
+                    _difference(by_name[name], unchanged) if name and unchanged else "",
                     f"{_cpu_seconds(by_name[name], steps[-1]):,.0f}",
                 ]
             )
@@ -226,9 +227,11 @@ def _ablation_tables(folder: Path, sizes: Sizes, environments: Sequence[str], se
         yield from [f"Not done: {absent}."] if absent else []
 
 
-def _difference(values: Sequence[float], others: Sequence[float]) -> str:
-    between, low, high = difference(values, others)
-    few = min(len(values), len(others)) < FEWEST
+def _difference(results: Sequence[dict[str, Any]], others: Sequence[dict[str, Any]]) -> str:
+    """Of what both came to in the end."""
+    values, before = ([*_curve(runs, way_to_play(runs)).values()][-1] for runs in (results, others))
+    between, low, high = difference(values, before)
+    few = min(len(values), len(before)) < FEWEST
     return f"{between:+.2f}" if few else f"{between:+.2f} [{low:+.2f}, {high:+.2f}]"
 
 
