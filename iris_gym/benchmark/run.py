@@ -39,6 +39,7 @@ class Timing:
     flops: int = 0
     peak_memory: int | None = None  # bytes
     idle_memory: int | None = None
+    profile: dict[str, Any] | None = None  # as `profiling.summary` gives it
 
     @property
     def own_memory(self) -> int | None:
@@ -73,6 +74,8 @@ class Timing:
             entry |= {"warm_median_s": warm, "cold_median_s": median(self.cold)}
             entry |= {"cold_frames": phase.cache.cold_frames, "amortised_frames": amortised}
             entry |= {f"{kind}_frame_s": value for kind, value in frame.items()}
+        if self.profile:
+            entry["profile"] = {"runs": phase.runs} | self.profile
         if self.beside:
             entry["bare_median_s"] = median(self.beside) / phase.runs
             entry["ratio_to_bare"] = entry["median_s"] / entry["bare_median_s"]
@@ -121,15 +124,15 @@ def benchmark(
     chosen_device = choose_device(device)
     names = [name for name in PHASES if not only or name in only]
     timings: list[tuple[Phase, Timing]] = []
-    profiles: dict[str, dict[str, Any]] = {}
     peaks: dict[Precision, float] = {}
     with closing(bench_env(config)) as env, build_replay(config, None, device=chosen_device) as replay:
         bench = Bench(config if batch is None else with_batch(config, batch), env, replay, chosen_device, batch)
         for name in names:
             phase = bench.phase(name)
-            timings.append((phase, measure(phase, repeats, chosen_device)))
+            timing = measure(phase, repeats, chosen_device)
             if profile:
-                profiles[name] = {"runs": phase.runs} | profiled(phase.run, chosen_device, profile)
+                timing.profile = profiled(phase.run, chosen_device, profile)
+            timings.append((phase, timing))
             peaks = _largest(peaks, matrix_product_peaks(chosen_device))  # a busy machine hides them at times
             if on_phase:
                 on_phase(name)
@@ -138,8 +141,6 @@ def benchmark(
         operations_a_pass = bench.operations_per_transformer_pass() if imagines else None
         work, computed = bench.work(), bench.computed_in_all()
     phases = {phase.name: timing.entry(phase, peaks) for phase, timing in timings}
-    for name, entry in profiles.items():
-        phases[name]["profile"] = entry
     seconds = projected_seconds(work, phases, computed) if batch is None else None
     return {
         "preset": preset,
