@@ -105,7 +105,6 @@ class IRISAgent(HubAgent, PublishedAgent, BaseAlgorithm):
         run_dir: str | Path | None = None,
         _snapshot: Snapshot | None = None,
         _run: RunFolder | None = None,
-        _reseeded: bool = False,
     ) -> None:
         if policy != "IRISPolicy":
             raise UsageError(f"policy={policy!r} is unknown; IRIS has the one policy 'IRISPolicy'")
@@ -153,7 +152,7 @@ class IRISAgent(HubAgent, PublishedAgent, BaseAlgorithm):
         self.start_frames = _snapshot.start_frames if _snapshot else None
         self._setup_model()
         if _snapshot is not None:
-            self._restore(_snapshot, None if _reseeded else self.streams)
+            self._restore(_snapshot)
 
     # ---------------------------------------------------------------- building
 
@@ -550,7 +549,7 @@ class IRISAgent(HubAgent, PublishedAgent, BaseAlgorithm):
         they stood, Python's, NumPy's and torch's global ones included; with one they begin anew.
         """
         snapshot = read_snapshot(path, check_stored)
-        return cls._from_snapshot(
+        agent = cls._from_snapshot(
             snapshot,
             path,
             env,
@@ -558,8 +557,11 @@ class IRISAgent(HubAgent, PublishedAgent, BaseAlgorithm):
             verbose=verbose,
             seed=snapshot.state["seed"] if seed is None else seed,
             device=device,
-            _reseeded=seed is not None,
         )
+        if seed is not None:  # not where the saved ones stood
+            agent.set_random_seed(seed)
+            agent.streams.seed(seed)
+        return agent
 
     @classmethod
     def resume(
@@ -690,11 +692,11 @@ class IRISAgent(HubAgent, PublishedAgent, BaseAlgorithm):
         file = self.run.scores_file if self.run else None
         return read_scores(file) if file and file.exists() else None
 
-    def _restore(self, snapshot: Snapshot, streams: RandomStreams | None) -> None:
+    def _restore(self, snapshot: Snapshot) -> None:
         checkpoint.load_modules(self.models.by_name(), snapshot.weights, "the saved agent")
         if self.run is not None:  # before the random streams, from which environments may draw
             self._restore_collection(snapshot)
-        restore_training(snapshot, self.trainer, streams)
+        restore_training(snapshot, self.trainer, self.streams)
         if not len(self.replay):  # a saved file has none, and the epoch cannot be ended without its steps
             self.trainer.begin_epoch_anew()
         self.num_timesteps = snapshot.state["num_timesteps"]

@@ -19,11 +19,16 @@ class RandomStreams:
     """
 
     def __init__(self, seed: int | None, device: torch.device) -> None:
-        sequences = np.random.SeedSequence(seed).spawn(4)
-        self.sampling = np.random.default_rng(sequences[0])
-        self.collecting, self.imagining, self.predicting = (
-            torch.Generator(device).manual_seed(int(sequence.generate_state(1)[0])) for sequence in sequences[1:]
-        )
+        self.sampling = np.random.default_rng()
+        self.collecting, self.imagining, self.predicting = (torch.Generator(device) for _ in range(3))
+        self.seed(seed)
+
+    def seed(self, seed: int | None) -> None:
+        """Begin all but the global ones anew. None: from entropy."""
+        first, *others = np.random.SeedSequence(seed).spawn(4)
+        self.sampling.bit_generator.state = np.random.default_rng(first).bit_generator.state
+        for generator, sequence in zip(self._generators().values(), others, strict=True):
+            generator.manual_seed(int(sequence.generate_state(1)[0]))
 
     def state_dict(self) -> dict[str, Tensor]:
         """The states of the torch generators, and of torch's, NumPy's and Python's global ones."""

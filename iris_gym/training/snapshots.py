@@ -23,18 +23,17 @@ def training_state(trainer: Trainer, streams: RandomStreams) -> tuple[dict[str, 
     return {"trainer": trainer.state_dict(), "sampling": streams.sampling.bit_generator.state}, tensors
 
 
-def restore_training(snapshot: Snapshot, trainer: Trainer, streams: RandomStreams | None) -> None:
-    """Put a training where a snapshot left it, and the random streams that are given. Of shared and published agents,
-    whose schedule begins anew, nothing is known but how often each component has learned."""
+def restore_training(snapshot: Snapshot, trainer: Trainer, streams: RandomStreams) -> None:
+    """Put a training where a snapshot left it. Of shared and published agents, whose schedule begins anew, nothing
+    is known but how often each component has learned."""
     if not snapshot.training:
         for learner in trainer.learners:
             learner.updates = snapshot.updates[learner.name]
         return
     optimizers = {learner.name: learner.optimizer for learner in trainer.learners}
     load_optimizers(optimizers, _under("optimizer", snapshot.training))
-    if streams is not None:
-        streams.load_state_dict(_under("random", snapshot.training))
-        streams.sampling.bit_generator.state = snapshot.state["sampling"]
+    streams.load_state_dict(_under("random", snapshot.training))
+    streams.sampling.bit_generator.state = snapshot.state["sampling"]
     trainer.load_state_dict(snapshot.state["trainer"], _under("metric", snapshot.training))
 
 
