@@ -12,6 +12,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.vec_env import VecMonitor
+from torch import Tensor, nn
 
 from iris_gym import IRISAgent, IRISConfig, make_env
 from iris_gym.config import preset
@@ -67,7 +68,7 @@ class ModelPlayer:
 
     def act(self, observations: np.ndarray) -> np.ndarray:
         seen = self.view(observations) if self.view else observations
-        with tempered(self.model, self.temperature or 1.0):
+        with tempered(self.model, self.temperature):
             actions, self.state = self.model.predict(seen, self.state, self.starts, deterministic=self.temperature == 0)
         self.starts[:] = False
         return actions
@@ -75,12 +76,15 @@ class ModelPlayer:
 
 @contextmanager
 def tempered(model: BaseAlgorithm, temperature: float) -> Iterator[None]:
-    """A policy whose logits are divided in here."""
-    if temperature == 1:
+    """A policy whose logits are divided in here; at 1 nothing is to be done, nor at 0, where the largest counts."""
+    if temperature in (0, 1):
         yield
         return
-    logits = cast(ActorCriticPolicy, model.policy).action_net
-    hook = logits.register_forward_hook(lambda *inputs_and_output: inputs_and_output[-1] / temperature)
+
+    def divide(layer: nn.Module, inputs: Any, logits: Tensor) -> Tensor:
+        return logits / temperature
+
+    hook = cast(ActorCriticPolicy, model.policy).action_net.register_forward_hook(divide)
     try:
         yield
     finally:
