@@ -1,0 +1,269 @@
+"""The results that lie in the repository, and what the README says of them: each table, figure and word."""
+
+import importlib
+import json
+import re
+import shutil
+import types
+from pathlib import Path
+from statistics import mean, median
+
+import pytest
+
+from iris_gym import IRISConfig
+from iris_gym.config import SMALL
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+
+RESULTS = EXAMPLES / "study_results"
+T = "temperature 0.5"  # how IRIS plays
+SHOWN = {  # the environments whose results lie in a folder, by the steps that these are of
+    3_000: ("MiniGrid-Empty-5x5",),
+    10_000: ("MiniGrid-Empty-Random-6x6", "MiniGrid-LavaGapS5", "MinAtar-Breakout"),
+}
+
+
+def results_of(steps: int, agent: str, environment: str) -> list[dict]:
+    files = sorted((RESULTS / f"steps_{steps}").glob(f"{agent}__{environment}__*.json"))
+    return [json.loads(file.read_text()) for file in files]
+
+
+def figures_at(results: list[dict], steps: int, way: str, name: str) -> list[float]:
+    points = [next(point for point in result["points"] if point["env_steps"] == steps) for result in results]
+    return [point["evaluations"][way][name] for point in points]
+
+
+def means_at(results: list[dict], steps: int, way: str) -> list[float]:
+    return figures_at(results, steps, way, "mean")
+
+
+def cpu_seconds(results: list[dict]) -> float:
+    """Of a whole run, on average."""
+    return mean(result["points"][-1]["cpu_seconds"] for result in results)
+
+
+@pytest.fixture
+def study(monkeypatch):
+    """The study's modules of results and of jobs."""
+    monkeypatch.syspath_prepend(EXAMPLES)
+    return types.SimpleNamespace(
+        report=importlib.import_module("study_parts.report"), jobs=importlib.import_module("study_parts.jobs")
+    )
+
+
+def test_the_results_and_the_readme_say_the_same(study, tmp_path):
+    """The table that lies beside the results is made of them, and the README's rows are rows of it, all of them."""
+    small, expected, read = IRISConfig.small().to_dict(), [], 0
+    compared = small.keys() - {"env", "atari_100k", "max_env_steps", "total_epochs", "eval_interval"}  # the study's own
+    text = (EXAMPLES.parent / "README.md").read_text().split("## Does it learn?")[1].split("\n## ")[0]
+    for steps, environments in SHOWN.items():
+        folder = tmp_path / f"{steps}"
+        shutil.copytree(RESULTS / f"steps_{steps}", folder)
+        table, _ = study.report.write_report(
+            folder, study.jobs.Sizes(steps=steps), study.jobs.AGENTS, environments, range(5)
+        )
+        assert table.read_text() == (RESULTS / f"steps_{steps}" / "table.md").read_text()
+        for section in table.read_text().split("\n## ")[1:]:
+            expected += re.findall(
+                r"^\| (?:IRIS|PPO|DQN|Recurrent).*", section.split("| agent | actions | seed |")[0], re.M
+            )
+        for environment in environments:
+            random = study.report.interquartile_mean(means_at(results_of(steps, "random", environment), 0, "sampled"))
+            assert f"**{environment}** (random actions {random[0]:.3f}" in text
+            for result in results_of(steps, "iris", environment):
+                settings = result["settings"]  # a field that came later left things as they were
+                assert [name for name in compared & settings.keys() if settings[name] != small[name]] == []
+                assert settings.keys() >= SMALL.keys()
+                read += 1
+    assert re.findall(r"^\| (?:IRIS|PPO|DQN|Recurrent).*", text, re.M) == expected
+    assert read == len(list(RESULTS.glob("steps_*/iris__*.json"))) == 20
+
+
+def test_the_ablations_and_the_readme_say_the_same(study, tmp_path):
+    shutil.copytree(RESULTS / "ablations", tmp_path / "ablations")
+    table, _ = study.report.write_report(
+        tmp_path / "ablations", study.jobs.Sizes(steps=3000), ("iris",), ["MinAtar-Breakout"], (0, 1)
+    )
+    assert table.read_text() == (RESULTS / "ablations" / "table.md").read_text()
+    rows = table.read_text().split("## Ablations in MinAtar-Breakout")[1].strip().split("\n\n")[0]
+    assert rows in (EXAMPLES.parent / "README.md").read_text()
+
+
+def test_the_readmes_ratio_of_cpu_time_is_that_of_the_files(readme):
+    ratios = []
+    for last, environments in SHOWN.items():
+        for environment in environments:
+            ppo = cpu_seconds(results_of(last, "ppo", environment))
+            ratios += [cpu_seconds([result]) / ppo for result in results_of(last, "iris", environment)]
+    assert f"IRIS takes {min(ratios):.0f} to {max(ratios):.0f} times PPO's CPU time" in readme
+
+
+# What the README says of the study in words
+
+
+@pytest.fixture(scope="module")
+def readme() -> str:
+    return " ".join((EXAMPLES.parent / "README.md").read_text().split())
+
+
+@pytest.fixture
+def behind(study):
+    """A function from steps and an environment to the others that IRIS is not above at some steps, and at which."""
+
+    def curve(last: int, agent: str, environment: str, way: str) -> dict[int, float]:
+        results = results_of(last, agent, environment)
+        steps = [point["env_steps"] for point in results[0]["points"]]
+        return {at: study.report.interquartile_mean(means_at(results, at, way))[0] for at in steps}
+
+    def found(last: int, environment: str) -> dict[tuple[str, str], list[int]]:
+        ours, others = curve(last, "iris", environment, T), {}
+        for agent in ("ppo", "dqn", "recurrent_ppo"):
+            results = results_of(last, agent, environment)
+            for way in results[0]["points"][0]["evaluations"] if results else ():
+                theirs = curve(last, agent, environment, way)
+                if steps := [at for at, value in theirs.items() if value >= ours[at]]:
+                    others[agent, way] = steps
+        return others
+
+    return found
+
+
+def test_in_empty_rooms_nothing_better_can_be_had(behind, readme):
+    assert "all five seeds of IRIS come to the most that can be had" in readme
+    assert "So do PPO's greedy actions from 2,000 steps on in four of five; the fifth never reaches the goal" in readme
+    assert "In **Empty-Random-6x6** IRIS is above the others at each number of steps, most at the first ones" in readme
+    assert (
+        "after 1,000 it solves at least 99 % of the games, and from 4,000 on PPO solves all of them as well" in readme
+    )
+    assert behind(3000, "MiniGrid-Empty-5x5") == {("ppo", "greedy"): [2000, 3000]}
+    assert min(means_at(results_of(3000, "iris", "MiniGrid-Empty-5x5"), 3000, T)) > 0.9545
+    for steps in (2000, 3000):
+        greedy = means_at(results_of(3000, "ppo", "MiniGrid-Empty-5x5"), steps, "greedy")
+        assert sorted(greedy) == [0, 0.955, 0.955, 0.955, 0.955]
+    assert behind(10000, "MiniGrid-Empty-Random-6x6") == {}
+    iris, ppo = (results_of(10000, agent, "MiniGrid-Empty-Random-6x6") for agent in ("iris", "ppo"))
+    assert min(figures_at(iris, 1000, T, "solved")) == 0.99
+    for way in ("sampled", T):
+        assert all(min(figures_at(ppo, at, way, "solved")) == 1 for at in (4000, 5000, 7000, 10000))
+        assert min(figures_at(ppo, 10000, way, "length")) > median(figures_at(iris, 10000, T, "length"))
+
+
+def test_in_lava_gap_it_is_above_the_others_and_all_seeds_solve_every_game_once(behind, study, readme):
+    assert "In **LavaGapS5** it is above them, too" in readme
+    assert "after 3,000 steps two of five seeds solve every game, after 7,000 all five" in readme
+    assert "At 10,000 one has lost a layout again, and is at 0.528" in readme
+    assert "Its interval lies above all others at 5,000 and 7,000; before and after they overlap" in readme
+    assert behind(10000, "MiniGrid-LavaGapS5") == {}
+    results = results_of(10000, "iris", "MiniGrid-LavaGapS5")
+    apart = [
+        at
+        for at in (1000, 2000, 3000, 4000, 5000, 7000, 10000)
+        if study.report.interquartile_mean(means_at(results, at, T))[1]
+        > max(
+            study.report.interquartile_mean(means_at(others, at, way))[2]
+            for others in (results_of(10000, agent, "MiniGrid-LavaGapS5") for agent in ("ppo", "dqn"))
+            for way in others[0]["points"][0]["evaluations"]
+        )
+    ]
+    assert apart == [5000, 7000]
+    solving = {
+        point["env_steps"]: sum(result["points"][index]["evaluations"][T]["solved"] == 1 for result in results)
+        for index, point in enumerate(results[0]["points"])
+    }
+    assert [solving[steps] for steps in (3000, 7000, 10000)] == [2, 5, 4]
+    assert round(min(means_at(results, 10000, T)), 3) == 0.528
+
+
+def test_in_breakout_it_comes_to_three_bricks_and_is_overtaken(behind, study, readme):
+    assert "all five come to three bricks within 4,000 steps" in readme
+    assert "goes past them to 3.41 at 7,000 steps and is back at 3.16 at 10,000" in readme
+    assert "PPO's greedy actions are ahead at 2,000 and from 4,000 on, those at temperature 0.5 from 4,000 on" in readme
+    assert "(at 1,000 they are level), its sampled ones at 10,000, and DQN from 7,000 on" in readme
+    assert behind(10000, "MinAtar-Breakout") == {
+        ("ppo", "greedy"): [2000, 4000, 5000, 7000, 10000],
+        ("ppo", T): [1000, 4000, 5000, 7000, 10000],
+        ("ppo", "sampled"): [10000],
+        ("dqn", "sampled"): [7000, 10000],
+        ("dqn", "greedy"): [7000, 10000],
+    }
+    results = results_of(10000, "iris", "MinAtar-Breakout")
+    assert all(max(means_at([result], at, T)[0] for at in (1000, 2000, 3000, 4000)) > 2.95 for result in results)
+    means = [study.report.interquartile_mean(means_at(results, at, T))[0] for at in (7000, 10000)]
+    assert [f"{value:.2f}" for value in means] == ["3.41", "3.16"]
+
+
+@pytest.fixture
+def ablated():
+    """A function from an ablation's name, or None for the preset as it is, to its runs."""
+
+    def runs(name: str | None) -> list[dict]:
+        what = f"__{name.replace(' ', '-')}" if name else ""
+        files = sorted((RESULTS / "ablations").glob(f"iris{what}__MinAtar-Breakout__*.json"))
+        return [json.loads(file.read_text()) for file in files]
+
+    return runs
+
+
+def test_what_an_ablation_changes_is_as_the_readme_says(study, ablated, readme):
+    def means(name: str | None, steps: int = 3000) -> list[float]:
+        return means_at(ablated(name), steps, T)
+
+    assert "A codebook that follows by gradient is far behind" in readme
+    assert "and so is a world model that remembers two timesteps" in readme
+    assert max(means("gradient codebook") + means("context of 2")) < 1.5
+    assert "learning at its full rate left one of two seeds below one brick" in readme
+    assert [value < 1 for value in means("tokenizer never settles")] == [True, False]
+    assert "Without the reset of dead codes and without burn-in it takes longer to come as far" in readme
+    for name in ("no dead-code reset", "no burn-in"):
+        assert mean(means(name, 2000)) < mean(means(None, 2000)) - 0.5 and mean(means(name)) > 2.8
+    assert "with dreams of 5 steps it stays behind" in readme
+    assert max(means("horizon of 5")) < min(means(None))
+    assert "A context of 10 or dreams of 20 gain nothing in the end, for a fifth and two fifths more CPU time" in readme
+    for name, dearer in (("context of 10", 1.2), ("horizon of 20", 1.4)):
+        assert abs(mean(means(name)) - mean(means(None))) < 0.05
+        assert round(cpu_seconds(ablated(name)) / cpu_seconds(ablated(None)), 1) == dearer
+    done = [name for name in study.jobs.ABLATIONS if ablated(name)]
+    assert "the command goes on to seven more parts" in readme and len(study.jobs.ABLATIONS) - len(done) == 7
+
+
+def test_cached_frames_change_nothing_but_the_time(ablated, readme):
+    assert "with `cache_frames` off every evaluation came out the same to the last digit" in readme
+    assert "the cache saves a tenth of the time" in readme
+    (computed,) = ablated("frames not cached")
+    (cached,) = (run for run in ablated(None) if run["seed"] == computed["seed"])
+    for one, other in zip(cached["points"], computed["points"], strict=True):
+        assert one["evaluations"] == other["evaluations"] and one["metrics"] == other["metrics"]
+    assert round(1 - cpu_seconds([cached]) / cpu_seconds([computed]), 1) == 0.1
+
+
+def test_dqn_unlearns_in_minigrid(study, readme):
+    assert "In MiniGrid DQN unlearns what it had found" in readme
+    for environment in ("MiniGrid-Empty-Random-6x6", "MiniGrid-LavaGapS5"):
+        results = results_of(10000, "dqn", environment)
+        means = [
+            study.report.interquartile_mean(means_at(results, point["env_steps"], "sampled"))[0]
+            for point in results[0]["points"]
+        ]
+        assert means[-1] < max(means) / 10
+
+
+def test_what_the_readme_says_of_pongs_world_model_is_so(readme):
+    point = json.loads((EXAMPLES / "study_results" / "pong" / "curve.json").read_text())["points"][-1]
+    updates, minutes = point["updates"], point["cpu_seconds"] / 60
+    right, kept = 100 * point["token_accuracy"], 100 * point["token_accuracy_last_kept"]
+    assert (
+        f"after {point['env_steps']:,}, that is {updates['autoencoder']:,} updates of the autoencoder, "
+        f"{updates['world_model']:,} of the world model and {minutes:.0f} minutes of CPU time (one seed, four games a "
+        f"report): after real frames {right:.0f} % of the next frame's tokens are right, where {kept:.0f} % stay as "
+        f"they are, and {100 * point['reward_recall']['negative']:.0f} % of the lost points are foreseen"
+    ) in readme
+    dreamt, still = (
+        [f"{100 * point[f'token_accuracy_{name}'][steps]:.0f}" for steps in ("1", "20")]
+        for name in ("dream", "start_kept")
+    )
+    assert (
+        f"{dreamt[0]} % of the tokens are right at one step and {dreamt[1]} % at twenty, where keeping the frame gets "
+        f"{still[0]} and {still[1]} %"
+    ) in readme
+    errors = point["pixel_error_dream"], point["pixel_error_start_kept"]
+    assert all(dream > still for dream, still in zip(*(each.values() for each in errors), strict=True))
