@@ -135,14 +135,11 @@ class IRISAgent(HubAgent, PublishedAgent, BaseAlgorithm):
         if self.env is None and _snapshot is not None:
             self.env_id = _snapshot.state["env"]
             self._take_spaces(_snapshot)
-        self.run = _run
         self.log_outputs: list[KVWriter] = []
         """What the logger of the run folder writes to besides TensorBoard and `progress.csv`."""
         self._rates = Rates()
         self._pictures: tuple[int, RunPictures | None] = -1, None
-        if run_dir is not None:
-            self.run = RunFolder(Path(run_dir))
-            self.run.create(self.config.to_dict(), seed=self.seed, env=self.env_id)
+        self.run = _run if run_dir is None else self._new_run(Path(run_dir))
         if self.run is not None:
             self._run_lock = self.run.lock()
             if _snapshot is None:
@@ -176,6 +173,11 @@ class IRISAgent(HubAgent, PublishedAgent, BaseAlgorithm):
         checked = CheckedObservations(env)
         monitored = Monitor(checked) if monitor_wrapper and not is_wrapped(env, Monitor) else checked
         return DummyVecEnv([lambda: monitored])
+
+    def _new_run(self, path: Path) -> RunFolder:
+        run = RunFolder(path)
+        run.create(self.config.to_dict(), seed=self.seed, env=self.env_id)
+        return run
 
     def _open_replay(self, snapshot: Snapshot | None) -> Replay:
         folder = self.run.replay if self.run else None
