@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -82,6 +83,8 @@ def set_float32(matmul: str, convolutions: bool) -> None:
 @pytest.fixture
 def used_gpu(monkeypatch):
     """As if there were one, as far as torch's settings go."""
+    if torch.cuda.is_available():
+        torch.cuda.init()
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
     saved = float32_settings()
     yield
@@ -108,6 +111,18 @@ def test_without_a_gpu_no_setting_is_touched(used_gpu, monkeypatch, before):
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: False)
     with products(tf32=True):
         assert float32_settings() == before
+
+
+def test_attention_is_left_to_other_kernels_than_cudnns(used_gpu):
+    enabled = torch.backends.cuda.cudnn_sdp_enabled
+    assert enabled()
+    with products(tf32=True), products(tf32=False):
+        assert not enabled()
+    assert enabled()
+    with sdpa_kernel([SDPBackend.MATH]):
+        with products(tf32=True):
+            pass
+        assert not enabled(), "as the program wants it"
 
 
 @pytest.mark.skipif(not hasattr(torch.backends.cudnn, "conv"), reason="this torch has no settings of single operations")
@@ -574,7 +589,8 @@ def test_a_pass_of_the_default_dispatches_at_most_125_operations():
 @pytest.mark.gpu
 @LAYOUTS
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_graphs_give_what_the_plain_path_gives(layout, temperature):
+def test_graphs_give_what_the_plain_path_gives(layout, temperature, monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)  # else sums of a decoder may come in any order
     cuda = torch.device("cuda")
     config = IRISConfig.tiny(sequence_layout=layout, precision="float32")
     models, inputs = parts(config, cuda)

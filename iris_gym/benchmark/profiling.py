@@ -33,7 +33,7 @@ def summary(averages: Iterable[Any], most: int, *, on_gpu: bool) -> dict[str, An
             "self_s": (average.self_device_time_total if on_gpu else average.self_cpu_time_total) / 1e6,
         }
         for average in averages
-        if average.device_type.name == kind
+        if average.device_type.name == kind and not average.is_user_annotation  # which spans others' kernels
     ]
     operations.sort(key=lambda operation: operation["self_s"], reverse=True)
     return {

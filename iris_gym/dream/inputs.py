@@ -13,6 +13,7 @@ from torch import Tensor
 
 from iris_gym.envs.preprocessing import to_frames
 from iris_gym.errors import UsageError
+from iris_gym.functional import on_device
 from iris_gym.types import FRAME_SHAPE, FRAME_SIZE
 
 Output = Literal["torch", "numpy"]
@@ -36,7 +37,7 @@ def start_source(start_frames: Tensor | np.ndarray | StartFrames) -> StartFrames
     frames = as_frames("start_frames", start_frames)
     if not len(frames):
         raise UsageError("start_frames=[] has nothing to start from; give at least one image")
-    return lambda count, generator: frames[torch.from_numpy(generator.integers(len(frames), size=count))]
+    return lambda count, generator: frames[on_device(generator.integers(len(frames), size=count), frames.device)]
 
 
 def _as_drawn(frames: Tensor | np.ndarray, count: int) -> Tensor:

@@ -9,8 +9,8 @@ from torch import Tensor
 from iris_gym.nn.dropout import dropout
 
 SPAN_STEP = 32
-"""Places to which the keys of a growing sequence are rounded up where plain products read them: oneDNN compiles and
-keeps a kernel for every shape that it meets."""
+"""Places to which the keys of a growing sequence are rounded up. Where plain products read them oneDNN compiles and
+keeps a kernel for every shape that it meets; a GPU's fused kernels have an unaligned mask copied in every layer."""
 
 FEW = 2
 """Queries up to which the keys are better the left factor."""

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from iris_gym.accelerate import products
 from iris_gym.functional import count_tokens
 
 
@@ -47,7 +48,7 @@ class Quantizer(nn.Module):
 
         Always in float32: lower precision cannot tell near codes apart, and another token is another frame.
         """
-        with torch.autocast(outputs.device.type, enabled=False):
+        with products(tf32=False), torch.autocast(outputs.device.type, enabled=False):
             outputs, codebook = outputs.float(), self.codebook.float()
             return (codebook.square().sum(1) - 2 * outputs @ codebook.T).argmin(1)
 

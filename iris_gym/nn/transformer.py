@@ -30,7 +30,10 @@ class KeyValueCache:
     @property
     def span(self) -> int:
         """How many places to read, `longest` at least."""
-        return self.keys_values.shape[4] if by_products(self.keys_values) else self.longest
+        room = self.keys_values.shape[4]
+        if by_products(self.keys_values):
+            return room
+        return self.longest if self.keys_values.device.type == "cpu" else rounded_span(self.longest, room)
 
     def reach(self, longest: int) -> None:
         """Have room for rows of `longest` tokens, or as many as `capacity` allows."""

@@ -137,12 +137,12 @@ def _values(column: _Column, segment: Segment, compute: Callable[[Tensor], Tenso
 
 
 def _compute_in_batches(compute: Callable[[Tensor], Tensor], places: NDArray[np.int64], device: torch.device) -> Tensor:
-    """The values of `places` (M,), in batches of `CPU_BATCH`, the last one filled up with places again; or `GPU_BATCH`.
+    """The values of `places` (M,), filled up with places again to whole batches of `CPU_BATCH`.
 
-    Of no places it is asked, too: what it then gives has the right dtype and shape.
+    A GPU, which computes several of these at once, looks for kernels for every size that it meets. Of no places it is
+    asked, too: what it then gives has the right dtype and shape.
     """
-    if len(places) and device.type == "cpu":
-        batches = np.resize(places, (-(-len(places) // CPU_BATCH), CPU_BATCH))
-    else:
-        batches = [places[first : first + GPU_BATCH] for first in range(0, max(len(places), 1), GPU_BATCH)]
+    size = CPU_BATCH if device.type == "cpu" else GPU_BATCH
+    filled = np.resize(places, -(-len(places) // CPU_BATCH) * CPU_BATCH)
+    batches = [filled[first : first + size] for first in range(0, max(len(filled), 1), size)]
     return torch.cat([compute(on_device(batch, device)) for batch in batches])[: len(places)]

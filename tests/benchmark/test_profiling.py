@@ -8,9 +8,9 @@ from torch._C._autograd import DeviceType
 from iris_gym.benchmark.profiling import profiled, summary
 
 
-def average(key: str, device: DeviceType, *, count: int = 1, on_cpu: float = 0.0, on_gpu: float = 0.0):
+def average(key: str, device: DeviceType, *, count=1, on_cpu: float = 0.0, on_gpu: float = 0.0, annotation=False):
     times = {"self_cpu_time_total": on_cpu, "self_device_time_total": on_gpu}  # µs
-    return SimpleNamespace(key=key, count=count, device_type=device, **times)
+    return SimpleNamespace(key=key, count=count, device_type=device, is_user_annotation=annotation, **times)
 
 
 AVERAGES = [
@@ -19,6 +19,7 @@ AVERAGES = [
     average("aten::copy_", DeviceType.CPU, on_cpu=1e6),
     average("sgemm", DeviceType.CUDA, count=2, on_gpu=7e6),
     average("vectorized_add", DeviceType.CUDA, count=5, on_gpu=2e6),
+    average("Optimizer.step#Adam.step", DeviceType.CUDA, on_gpu=2.5e6, annotation=True),
 ]
 
 

@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from iris_gym.accelerate import products
 from iris_gym.nn.quantizer import EMAQuantizer, GradientQuantizer
 
 
@@ -26,6 +27,18 @@ def test_tokens_are_the_nearest_codes_and_embed_looks_them_up():
     assert torch.equal(quantizer.nearest(outputs), quantization.tokens)
     assert quantizer.embed(torch.tensor([[2, 0]])).tolist() == [[[5.0, 0.0], [0.0, 0.0]]]
     torch.testing.assert_close(quantization.codes, quantizer.embed(quantization.tokens))
+
+
+def test_nearest_is_exact_within_an_update(monkeypatch):
+    """Of a GPU, whose products are TF32 otherwise."""
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    seen = []
+    monkeypatch.setattr(torch.Tensor, "argmin", lambda *_: seen.append(torch.get_float32_matmul_precision()))
+    quantizer = EMAQuantizer(3, 2)
+    with products(tf32=True):
+        quantizer.nearest(torch.zeros(1, 2))
+        assert torch.get_float32_matmul_precision() == "high"
+    assert seen == ["highest"]
 
 
 def test_nearest_agrees_with_all_pairwise_distances():

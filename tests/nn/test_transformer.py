@@ -113,6 +113,16 @@ def test_a_bf16_cache_grows_in_few_steps_and_is_read_as_a_whole():
     assert spans == {SPAN_STEP, 2 * SPAN_STEP, 70}
 
 
+def test_elsewhere_than_on_a_cpu_a_cache_is_read_in_few_lengths():
+    cache, spans = transformer(max_tokens=70).to("meta").empty_cache(1), set()
+    for longest in range(1, 73):
+        cache.reach(longest)
+        assert cache.longest <= cache.span <= cache.keys_values.shape[4] == 70
+        spans.add(cache.span)
+    assert spans == {SPAN_STEP, 2 * SPAN_STEP, 70}
+    assert cache.compact().span == 70
+
+
 @pytest.mark.parametrize("everywhere", [False, True], ids=["put", "put_where"])
 @torch.no_grad()
 def test_a_bf16_cache_takes_longer_rows_than_it_has_room_for(everywhere):

@@ -113,9 +113,9 @@ def test_where_all_is_padded_there_is_nothing_to_compute(replay, unfilled):
     assert torch.equal(cache.tokens(segment)[segment.mask], tokenizer.encode(unit_frames(segment.frames))[segment.mask])
 
 
-@pytest.mark.parametrize(("count", "batches"), [(0, [0]), (1, [1]), (256, [256]), (600, [256, 256, 88])])
+@pytest.mark.parametrize(("count", "batches"), [(0, [0]), (1, [16]), (256, [256]), (600, [256, 256, 96])])
 def test_elsewhere_than_on_a_cpu_few_enough_are_computed_at_once(count, batches):
-    """On tensors without values, as a GPU would."""
+    """On tensors without values, as a GPU would; in few sizes."""
     asked = []
 
     def compute(places):
