@@ -276,6 +276,7 @@ class DreamVectorEnv(VectorEnv):
         blank = self._blank()
         blank.cache.put(torch.arange(self.num_envs, device=self.device), state.dream.cache)
         self._dream = DreamState(state.dream.frame_tokens, state.dream.between, blank.cache)
+        self._bounded = blank.cache.longest <= self._bound  # it may be of a dream with a longer horizon, or none
         self._episodes, self._ended = state.episodes, state.ended
         self._pool, self._steps = state.pool, state.steps
         self._clock = time.perf_counter() - state.clock
@@ -304,6 +305,7 @@ class DreamVectorEnv(VectorEnv):
         self._dream = self.dynamics.blank(self.num_envs, self._dream.cache if self._dream else None)
         self._episodes = Episodes.none(self.num_envs, self.device)
         self._ended = torch.zeros(self.num_envs, dtype=torch.bool, device=self.device)
+        self._bounded = True
         return self._dream
 
     def _prepare(self, frames: Tensor) -> DreamState:
@@ -337,13 +339,20 @@ class DreamVectorEnv(VectorEnv):
         starts = self._prepare(self.start_frames(max(self.num_envs, MIN_POOL), self.np_random))
         return Pool(starts, self._observe(starts.frame_tokens[:, -1]), self._steps)
 
+    @property
+    def _bound(self) -> int:
+        """Tokens that no row between two steps has read more than; the context's where ends are not certain."""
+        world_model = self.dynamics.world_model
+        steps = world_model.timesteps
+        if self.horizon is not None and self.autoreset_mode is not AutoresetMode.DISABLED:
+            steps = self.horizon - (self.autoreset_mode is AutoresetMode.SAME_STEP)
+        return world_model.tokens_per_frame - 1 + steps * world_model.tokens_per_step
+
     def _bound_lengths(self) -> None:
-        """Say what no row has read more than, where ends are certain; nobody then asks whether a row is full."""
-        if self.horizon is None or self.autoreset_mode is AutoresetMode.DISABLED:
-            return
-        world_model, cache = self.dynamics.world_model, self._running("step").cache
-        steps = self.horizon - (self.autoreset_mode is AutoresetMode.SAME_STEP)
-        cache.longest = min(cache.longest, world_model.tokens_per_frame - 1 + steps * world_model.tokens_per_step)
+        """Tell the cache, so that nobody asks whether a row is full where none can be."""
+        if self._bounded:
+            cache = self._running("step").cache
+            cache.longest = min(cache.longest, self._bound)
 
     # ---------------------------------------------------------------- observing
 
