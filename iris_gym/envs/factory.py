@@ -141,7 +141,8 @@ def frames_per_second(env_id: str | None) -> int:
     if env_id is None or is_atari(env_id) or not is_known(env_id):
         return 60 // ACTION_REPEAT
     try:
-        creator = load_env_creator(str(find_spec(env_id).entry_point))
-        return int(getattr(creator, "metadata", {}).get("render_fps", 60 // ACTION_REPEAT))
+        entry_point = find_spec(env_id).entry_point
+        creator = entry_point if callable(entry_point) else load_env_creator(str(entry_point))
+        return int(getattr(creator, "metadata", {}).get("render_fps") or 60 // ACTION_REPEAT)
     except (UsageError, ImportError, AttributeError, ValueError):
         return 60 // ACTION_REPEAT

@@ -120,9 +120,12 @@ def choose_metrics(runs: Sequence[Progress], patterns: Sequence[str] = ()) -> li
 
 
 def common_clock(runs: Sequence[Progress]) -> str:
-    """Environment steps; epochs where a run has learned on without collecting, and steps stand still."""
-    stands_still = any((np.diff(run.columns[STEPS]) <= 0).any() for run in runs)
-    return EPOCH if stands_still else STEPS
+    """Environment steps; epochs where a run has learned on without collecting, and steps stand still.
+
+    Callbacks write rows of their own at the steps of an epoch, which have no epoch.
+    """
+    ended = (run.columns[STEPS][np.isfinite(run.columns[EPOCH])] for run in runs)
+    return EPOCH if any((np.diff(steps) <= 0).any() for steps in ended) else STEPS
 
 
 def mean_curve(curves: Sequence[tuple[np.ndarray, np.ndarray]]) -> MeanCurve | None:

@@ -197,3 +197,18 @@ def test_unusable_arguments(arguments, message: str):
 )
 def test_the_pace_of_a_game(env_id, fps):
     assert frames_per_second(env_id) == fps
+
+
+@pytest.mark.parametrize(("said", "fps"), [({"render_fps": 4}, 4), ({"render_fps": None}, 15), ({}, 15)])
+@pytest.mark.parametrize("entry_point", ["class", "function"])
+def test_the_pace_of_a_game_that_is_registered_with_what_makes_it(said, fps, entry_point, monkeypatch):
+    def make():
+        return Camera()
+
+    make.metadata = said
+    monkeypatch.setattr(Camera, "metadata", said)
+    gym.register("Pace-v0", Camera if entry_point == "class" else make)
+    try:
+        assert frames_per_second("Pace-v0") == fps
+    finally:
+        del gym.registry["Pace-v0"]

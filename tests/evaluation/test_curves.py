@@ -5,8 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from stable_baselines3.common.callbacks import EvalCallback
 
-from iris_gym import IRISAgent, IRISConfig
+from iris_gym import IRISAgent, IRISConfig, make_env
 from iris_gym.errors import UsageError
 from iris_gym.evaluation.curves import (
     EPOCH,
@@ -67,6 +68,17 @@ def test_where_steps_stand_still_epochs_are_the_clock():
     training_on = Progress(Path("b"), {"env": "Pong"}, {STEPS: np.array([20.0, 20]), EPOCH: np.array([1.0, 2])})
     assert common_clock([collecting]) == STEPS
     assert common_clock([collecting, training_on]) == EPOCH
+
+
+def test_rows_of_callbacks_are_no_standing_still(tmp_path):
+    """`EvalCallback` dumps the log at the steps at which it evaluates, an epoch's last ones too."""
+    config = IRISConfig.tiny(atari_100k=False, max_env_steps=1000)
+    agent = IRISAgent("MiniGrid-Empty-5x5-v0", config, seed=0, device="cpu", run_dir=tmp_path / "run")
+    agent.learn(60, EvalCallback(make_env("MiniGrid-Empty-5x5-v0"), n_eval_episodes=1, eval_freq=20, verbose=0))
+    run = read_progress(tmp_path / "run")
+    assert run.columns[STEPS].tolist() == [20, 20, 40, 40, 60, 60]
+    assert common_clock([run]) == STEPS
+    assert run.curve("eval/mean_reward", STEPS)[0].tolist() == [20, 40, 60]
 
 
 def test_the_mean_is_over_the_part_that_all_runs_have():
