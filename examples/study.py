@@ -24,6 +24,17 @@ from study_parts.running import run_jobs
 from iris_gym.errors import UsageError
 
 
+def dreaming_jobs(jobs: list[Job]) -> list[Job]:
+    """Those of PPO in the dream that can be run: beside IRIS's result its agent is needed, which stays where it ran."""
+    dreaming = [job for job in jobs if job.agent == "dream_ppo" and job.result() is None]
+    for job in dreaming:
+        if not job.iris.agent_file.exists():
+            print(
+                f"{job.name}: left out, for {job.iris.agent_file} is missing, which IRIS's own run writes", flush=True
+            )
+    return [job for job in dreaming if job.iris.agent_file.exists()]
+
+
 def longer_jobs(jobs: list[Job], longest: int, seeds: tuple[int, ...]) -> list[Job]:
     """The model-free ones among `jobs`, told how far IRIS came, where all of its seeds are done."""
     goals = {}
@@ -54,7 +65,7 @@ def main(
     if not (figures or ablations):
         chosen = jobs_of(out, sizes, agents, environments, seeds)
         failed += run_jobs([job for job in chosen if job.agent != "dream_ppo"], jobs)
-        failed += run_jobs([job for job in chosen if job.agent == "dream_ppo" and job.iris.agent_file.exists()], jobs)
+        failed += run_jobs(dreaming_jobs(chosen), jobs)
         if longer:
             failed += run_jobs(longer_jobs(chosen, longer, seeds), jobs)
     if ablations and not figures:

@@ -155,6 +155,9 @@ def test_study(tmp_path):
     results = {name: json.loads((tmp_path / "results" / f"{name}.json").read_text()) for name in names}
     assert results["iris__MinAtar-Breakout__3"]["settings"]["vocab_size"] == 32
     assert results["ppo__MinAtar-Breakout__3"]["settings"]["n_steps"] == 250
+    dreamt = results["dream_ppo__MinAtar-Breakout__3"]["settings"]
+    assert dreamt["horizon"] == results["iris__MinAtar-Breakout__3"]["settings"]["imagination_horizon"]
+    assert all("commit" in result["versions"] for result in results.values())
     ways = {agent: list(results[f"{agent}__MinAtar-Breakout__3"]["points"][0]["evaluations"]) for agent in agents}
     assert ways["ppo"] == ways["recurrent_ppo"] == ways["dream_ppo"] == ["sampled", "temperature 0.5", "greedy"]
     assert ways["dqn"] == ["sampled", "greedy"] and ways["iris"] == ["temperature 0.5"]
@@ -168,6 +171,12 @@ def test_study(tmp_path):
     (tmp_path / "results" / "ppo__MinAtar-Breakout__3.json").unlink()
     again = run("study.py", *flags, folder=tmp_path)
     assert "[1/1] ppo__MinAtar-Breakout__3: done" in again and again.count("[1/") == 1
+
+    (tmp_path / "results" / "agents" / "iris__MinAtar-Breakout__3.zip").unlink()
+    (tmp_path / "results" / "dream_ppo__MinAtar-Breakout__3.json").unlink()
+    assert "dream_ppo__MinAtar-Breakout__3: left out, for results/agents/iris" in run(
+        "study.py", *flags, folder=tmp_path
+    )
     other = subprocess.run(
         [sys.executable, str(EXAMPLES / "study.py"), *flags, "--steps", "90"],
         cwd=tmp_path,

@@ -25,7 +25,7 @@ from .jobs import ABLATIONS, Job
 from .recorder import Recorder
 
 EXPLORATION_STEPS, FINAL_EPSILON = 3_000, 0.05
-DREAM_ENVS, DREAM_HORIZON, DREAM_EVALUATIONS = 16, 20, 4
+DREAM_ENVS, DREAM_EVALUATIONS = 16, 4
 
 ON_POLICY = dict(learning_rate=3e-4, n_steps=250, batch_size=50, n_epochs=10, gamma=0.99, ent_coef=0.01)
 HYPERPARAMETERS: dict[str, dict[str, Any]] = {
@@ -182,12 +182,20 @@ def learn_model_free(job: Job) -> Recorder:
 
 
 def learn_in_dream(job: Job) -> Recorder:
-    """PPO sees nothing of the real environment but the reconstructed frames of its evaluations."""
+    """PPO sees nothing of the real environment but the reconstructed frames of its evaluations.
+
+    Its dreams are as long as those in which IRIS's own actor has learned.
+    """
     iris = job.iris.result()
     assert iris is not None, "IRIS comes first"
     agent = IRISAgent.load(job.iris.agent_file, device="cpu")
-    dream = VecMonitor(DreamSB3VecEnv(agent.make_dream_env(DREAM_ENVS, horizon=DREAM_HORIZON)))
-    model = PPO(env=dream, seed=job.seed, device="cpu", **HYPERPARAMETERS["dream_ppo"])
+    arguments, dreams = (
+        HYPERPARAMETERS["dream_ppo"],
+        dict(num_envs=DREAM_ENVS, horizon=agent.config.imagination_horizon),
+    )
+    model = PPO(
+        env=VecMonitor(DreamSB3VecEnv(agent.make_dream_env(**dreams))), seed=job.seed, device="cpu", **arguments
+    )
 
     @torch.no_grad()
     def reconstructed(observations: np.ndarray) -> np.ndarray:
@@ -197,7 +205,7 @@ def learn_in_dream(job: Job) -> Recorder:
     total = job.sizes.dream_steps
     recorder = Recorder(
         job,
-        HYPERPARAMETERS["dream_ppo"],
+        arguments | dreams,
         checkpoints=[total * part // DREAM_EVALUATIONS for part in range(1, DREAM_EVALUATIONS + 1)],
     )
     model.learn(total, callback=Evaluating(recorder, reconstructed))

@@ -1,6 +1,7 @@
 """Results as JSON, and from them the table and the figures."""
 
 import json
+import subprocess
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -35,8 +36,17 @@ FEWEST = 3
 def write_result(job: Job, recorder: Recorder) -> None:
     result = {name: value for name, value in asdict(job).items() if name != "folder" and value is not None}
     result |= {"points": recorder.points, "reached": recorder.reached}
-    result |= {"versions": versions(), "settings": recorder.settings}
+    result |= {"versions": versions() | {"commit": _commit()}, "settings": recorder.settings}
     write_atomically(job.file, (json.dumps(result, indent=1) + "\n").encode())
+
+
+def _commit() -> str | None:
+    """Of the checkout that runs, ending in `-dirty` where its files were changed; None outside of one."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
 
 
 def interquartile_mean(values: Sequence[float]) -> tuple[float, float, float]:
