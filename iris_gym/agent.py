@@ -42,7 +42,7 @@ from iris_gym.evaluation.evaluate import check_temperature, evaluate
 from iris_gym.evaluation.pictures import RunPictures, gif, run_pictures, save_run_pictures
 from iris_gym.evaluation.players import PolicyPlayer
 from iris_gym.evaluation.rows import EpisodeScore, OpenEnv, games
-from iris_gym.evaluation.scores import read_scores
+from iris_gym.evaluation.scores import read_scores, steps_of
 from iris_gym.hub import HubAgent
 from iris_gym.imagination.dynamics import Dynamics
 from iris_gym.policy import IRISPolicy
@@ -135,11 +135,15 @@ class IRISAgent(HubAgent, PublishedAgent, BaseAlgorithm):
         if self.env is None and _snapshot is not None:
             self.env_id = _snapshot.state["env"]
             self._take_spaces(_snapshot)
+        elif _snapshot is not None:
+            self._check_env(_snapshot, resumed=_run is not None)
         self.log_outputs: list[KVWriter] = []
         """What the logger of the run folder writes to besides TensorBoard and `progress.csv`."""
         self._rates = Rates()
         self._pictures: tuple[int, RunPictures | None] = -1, None
         self.run = _run if run_dir is None else self._new_run(Path(run_dir))
+        self.scores_file = self.run.scores_file if self.run else None
+        """Where an evaluation of the agent is looked for, to be told on its model card."""
         if self.run is not None:
             self._run_lock = self.run.lock()
             if _snapshot is None:
@@ -189,10 +193,37 @@ class IRISAgent(HubAgent, PublishedAgent, BaseAlgorithm):
         replay.check_steps(snapshot.state["num_actions"], snapshot.state["n_envs"])
         return replay
 
+    def _check_env(self, snapshot: Snapshot, *, resumed: bool) -> None:
+        """Raise `UsageError` for an environment that does not fit the agent, or the replay of a run to be resumed."""
+        actions, needed = int(cast(spaces.Discrete, self.action_space).n), snapshot.state["num_actions"]
+        if actions != needed:
+            raise UsageError(
+                f"env={self.config.env!r} has {actions} actions, the agent was made for {needed}; "
+                "give the environment that it was trained in"
+            )
+        rows, needed = self.n_envs, snapshot.state["n_envs"]
+        if resumed and rows != needed:
+            raise UsageError(
+                f"env={self.config.env!r} is {rows} at once, the run was begun with {needed}; give as many"
+            )
+
     def _take_spaces(self, snapshot: Snapshot) -> None:
         self.observation_space = spaces.Box(0, 255, tuple(snapshot.state["observation_shape"]), np.uint8)
         self.action_space = spaces.Discrete(snapshot.state["num_actions"])
         self.n_envs = snapshot.state["n_envs"]
+
+    def set_random_seed(self, seed: int | None = None) -> None:
+        """Seed every random stream, global ones and the environment's included; None leaves all as they are.
+
+        On a GPU cuDNN stays as it is, where Stable-Baselines3 would have it compute deterministically, and slower, in
+        the whole process: other operations of an update add up in any order there.
+        """
+        cudnn = torch.backends.cudnn
+        before = cudnn.deterministic, cudnn.benchmark
+        super().set_random_seed(seed)
+        cudnn.deterministic, cudnn.benchmark = before
+        if seed is not None and hasattr(self, "streams"):
+            self.streams.seed(seed)
 
     def _setup_model(self) -> None:
         self.set_random_seed(self.seed)
@@ -562,7 +593,8 @@ class IRISAgent(HubAgent, PublishedAgent, BaseAlgorithm):
         )
         if seed is not None:  # not where the saved ones stood
             agent.set_random_seed(seed)
-            agent.streams.seed(seed)
+        if Path(path).is_dir():
+            agent.scores_file = RunFolder(Path(path)).scores_file
         return agent
 
     @classmethod
@@ -691,8 +723,11 @@ class IRISAgent(HubAgent, PublishedAgent, BaseAlgorithm):
             )
 
     def _scores(self) -> dict[str, Any] | None:
-        file = self.run.scores_file if self.run else None
-        return read_scores(file) if file and file.exists() else None
+        file = self.scores_file
+        scores = read_scores(file) if file and file.exists() else None
+        if scores is None or scores.get("env") != self.env_id:
+            return None
+        return scores if steps_of(scores) == self.trainer.steps_trained else None
 
     def _restore(self, snapshot: Snapshot) -> None:
         checkpoint.load_modules(self.models.by_name(), snapshot.weights, "the saved agent")

@@ -23,7 +23,14 @@ from safetensors.torch import load_file
 
 from iris_gym.errors import UsageError
 from iris_gym.stored import check_shared, expected_bytes
-from iris_gym.training.checkpoint import FORMAT_VERSION, START_FRAMES_FILE, Snapshot, write_tensors
+from iris_gym.training.checkpoint import (
+    FORMAT_VERSION,
+    SHARED_WEIGHTS_FILE,
+    START_FRAMES_FILE,
+    Snapshot,
+    write_tensors,
+)
+from iris_gym.training.run_folder import RunFolder
 from iris_gym.training.stored_state import MAX_START_FRAMES
 from iris_gym.types import FRAME_SHAPE
 from iris_gym.untrusted.documents import DOCUMENT_LIMIT, parse_json, read_document, shown
@@ -31,7 +38,8 @@ from iris_gym.untrusted.files import FolderFiles, usable_path
 from iris_gym.untrusted.tensors import HEADER_LIMIT, tensor_header
 
 SCHEME = "hf://"
-CONFIG_FILE, WEIGHTS_FILE, CARD_FILE = "config.json", "model.safetensors", "README.md"
+CONFIG_FILE, CARD_FILE = "config.json", "README.md"
+LIBRARY_NAME = "iris-gym"
 
 CARD = """
 # IRIS on {env}
@@ -79,16 +87,32 @@ class HubAgent(ModelHubMixin):
         raise NotImplementedError
 
     def _scores(self) -> dict[str, Any] | None:
-        """The contents of `scores.json`; None before an evaluation."""
+        """The contents of `scores.json`, of this agent as it is in its own environment; None before an evaluation."""
         raise NotImplementedError
+
+    def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> str | None:  # type: ignore[override]
+        """Write weights, config and a model card into a folder, which `from_pretrained` reads.
+
+        Further arguments are those of huggingface_hub's `ModelHubMixin.save_pretrained`. A card that was written here
+        before is replaced, any other `README.md` stays.
+
+        Raises:
+            UsageError: the folder is that of a run, whose own config would be lost.
+        """
+        run = RunFolder(Path(save_directory))
+        if run.settings_file.exists() or run.checkpoints.exists():
+            raise UsageError(f"save_directory={str(save_directory)!r} is the folder of a run; choose another one")
+        return super().save_pretrained(save_directory, **kwargs)
 
     def _save_pretrained(self, save_directory: Path) -> None:
         write_pretrained(self._snapshot(), save_directory)
-        (save_directory / CARD_FILE).unlink(missing_ok=True)  # the mixin would leave the card of an earlier save
+        card = save_directory / CARD_FILE
+        if card.exists() and f"library_name: {LIBRARY_NAME}" in card.read_text(errors="replace"):
+            card.unlink()  # the mixin would leave the card of an earlier save
 
     def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
         """The card, filled in from the agent's state and its last evaluation; `repo_id` is named in its example."""
-        return model_card(self._snapshot().state, self._scores(), kwargs.get("repo_id", "owner/name"))
+        return model_card(self._snapshot(), self._scores(), kwargs.get("repo_id", "owner/name"))
 
     def push_to_hub(self, repo_id: str, **kwargs: Any) -> str:  # type: ignore[override]
         """Write what `save_pretrained` does to a repository on the hub, which is made where there is none.
@@ -96,7 +120,8 @@ class HubAgent(ModelHubMixin):
         Further arguments, such as `private`, `token` and `commit_message`, are those of huggingface_hub's
         `ModelHubMixin.push_to_hub`, whose errors are raised as they are. Returns the commit's address.
         """
-        return super().push_to_hub(repo_id, model_card_kwargs={"repo_id": repo_id}, **kwargs)
+        for_card = {"repo_id": repo_id} | (kwargs.pop("model_card_kwargs", None) or {})
+        return super().push_to_hub(repo_id, model_card_kwargs=for_card, **kwargs)
 
     @classmethod
     def from_pretrained(  # type: ignore[override]
@@ -128,7 +153,7 @@ def read_shared(
     if not folder.is_dir():
         fetch = partial(_fetch, source, revision=revision, token=token)
         folder = fetch(CONFIG_FILE, limit=DOCUMENT_LIMIT).parent
-        fetch(WEIGHTS_FILE, limit=expected_bytes(_read_state(folder, source), repr(source)) + HEADER_LIMIT)
+        fetch(SHARED_WEIGHTS_FILE, limit=expected_bytes(_read_state(folder, source), repr(source)) + HEADER_LIMIT)
         with suppress(UsageError):  # an agent that has collected nothing has none
             fetch(START_FRAMES_FILE, limit=MAX_START_FRAMES * math.prod(FRAME_SHAPE) + HEADER_LIMIT)
     return read_pretrained(folder, source)
@@ -136,13 +161,15 @@ def read_shared(
 
 def is_shared(path: Path) -> bool:
     """Whether `save_pretrained` wrote to this folder."""
-    return os.path.isfile(path / WEIGHTS_FILE)
+    return os.path.isfile(path / SHARED_WEIGHTS_FILE)
 
 
 def write_pretrained(snapshot: Snapshot, folder: Path) -> None:
     """Write weights, config and the frames where dreams begin; `read_pretrained` reads them."""
-    state = {name: snapshot.state[name] for name in STATE} | {"updates": snapshot.updates}
-    write_tensors(snapshot.weights, folder / WEIGHTS_FILE)
+    state = {name: snapshot.state[name] for name in STATE}
+    state |= {"updates": snapshot.updates, "num_timesteps": snapshot.steps_trained}
+    write_tensors(snapshot.weights, folder / SHARED_WEIGHTS_FILE)
+    (folder / START_FRAMES_FILE).unlink(missing_ok=True)  # another agent's
     if snapshot.start_frames is not None:
         write_tensors({"frames": snapshot.start_frames}, folder / START_FRAMES_FILE)
     (folder / CONFIG_FILE).write_text(json.dumps({"format_version": FORMAT_VERSION, **state}, indent=2) + "\n")
@@ -154,15 +181,15 @@ STATE = "config env num_actions observation_shape n_envs seed num_timesteps".spl
 
 def read_pretrained(folder: Path, source: str) -> Snapshot:
     """A snapshot with weights alone. Raises `UsageError`, which names `source`, for anything else in the folder."""
-    state, files = _read_state(folder, source), FolderFiles(folder, (WEIGHTS_FILE, START_FRAMES_FILE))
+    state, files = _read_state(folder, source), FolderFiles(folder, (SHARED_WEIGHTS_FILE, START_FRAMES_FILE))
     try:
-        headers = {name: tensor_header(files, name) for name in {WEIGHTS_FILE, *files}}
+        headers = {name: tensor_header(files, name) for name in {SHARED_WEIGHTS_FILE, *files}}
     except UsageError as error:
         raise UsageError(f"{source!r} is damaged: {error}") from error
-    check_shared(state, headers, repr(source), weights=WEIGHTS_FILE, document=CONFIG_FILE)
+    check_shared(state, headers, repr(source), weights=SHARED_WEIGHTS_FILE, document=CONFIG_FILE)
     try:
         start_frames = load_file(folder / START_FRAMES_FILE)["frames"] if START_FRAMES_FILE in files else None
-        return Snapshot(state, load_file(folder / WEIGHTS_FILE), training={}, start_frames=start_frames)
+        return Snapshot(state, load_file(folder / SHARED_WEIGHTS_FILE), training={}, start_frames=start_frames)
     except (OSError, KeyError, SafetensorError) as error:
         raise UsageError(f"{source!r} is damaged: {error}") from error
 
@@ -179,11 +206,12 @@ def _read_state(folder: Path, source: str) -> dict[str, Any]:
     return state
 
 
-def model_card(state: Mapping[str, Any], scores: Mapping[str, Any] | None, repo_id: str) -> ModelCard:
-    """A card that tells environment, steps, scores and config; `state` as in a snapshot, `scores` as in scores.json."""
+def model_card(snapshot: Snapshot, scores: Mapping[str, Any] | None, repo_id: str) -> ModelCard:
+    """A card that tells environment, steps, scores and config; `scores` as in scores.json."""
+    state = snapshot.state
     env = state["env"] or "an environment of its own"
     data = ModelCardData(
-        library_name="iris-gym",
+        library_name=LIBRARY_NAME,
         pipeline_tag="reinforcement-learning",
         tags=["deep-reinforcement-learning", "world-models", "iris", env],
         model_name=f"IRIS on {env}",
@@ -192,7 +220,7 @@ def model_card(state: Mapping[str, Any], scores: Mapping[str, Any] | None, repo_
     text = CARD.format(
         env=env,
         num_actions=state["num_actions"],
-        steps=f"{state['num_timesteps']:,}",
+        steps=f"{snapshot.steps_trained:,}",
         score=_score(scores) if scores else "not evaluated yet",
         repo_id=repo_id,
         config=json.dumps(state["config"], indent=2),

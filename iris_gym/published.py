@@ -114,10 +114,9 @@ class PublishedAgent:
 
         With `run_dir` it is an ordinary run; further learning takes its schedule from the first epoch on.
         `perceptual_weight=0` lets the autoencoder learn without LPIPS. The other arguments are the constructor's. For
-        the checkpoint and the errors see `read_published` and `check_actions`.
+        the checkpoint and its errors see `read_published`; an environment of other actions is refused, too.
         """
         snapshot = read_published(path, transformer_heads)
-        check_actions(env, snapshot, path)
         snapshot.state["config"]["perceptual_weight"] = perceptual_weight
         agent = cls._from_snapshot(snapshot, path, env, device=device, run_dir=run_dir, **arguments)
         del snapshot  # and with it the pages of the file that were read
@@ -154,26 +153,11 @@ def read_published(path: str | Path, transformer_heads: int = 4) -> Snapshot:
         "observation_shape": list(FRAME_SHAPE),
         "n_envs": 1,
         "seed": None,
-        "num_timesteps": 0,
+        "num_timesteps": 0,  # of further learning
+        "steps_before": config.max_env_steps,
         "updates": _updates(config),
     }
     return Snapshot(state, weights, training={})
-
-
-def check_actions(env: GymEnv | str, snapshot: Snapshot, source: str | Path) -> None:
-    """Raise `UsageError` where an environment, or the one of an id, has another number of actions than a snapshot."""
-    if isinstance(env, str):
-        made = make_vec_env(env, 1)
-        space, name = made.action_space, repr(env)
-        made.close()
-    else:
-        space, name = env.action_space, type(env).__name__
-    actions, expected = getattr(space, "n", space), snapshot.state["num_actions"]
-    if actions != expected:
-        raise UsageError(
-            f"env={name} has {actions} actions, {str(source)!r} was made for {expected}; "
-            "give the environment that it was trained in"
-        )
 
 
 def explored_frames(env_id: str, count: int = 256) -> torch.Tensor:

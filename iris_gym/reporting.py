@@ -116,7 +116,7 @@ def report(
         "timesteps": dynamics.world_model.timesteps,
         "overflow_context": dynamics.overflow_context,
         "updates": updates,
-        "env_steps_trained": agent.trainer.env_steps,
+        "env_steps_trained": agent.trainer.steps_trained,
         "preprocessing": agent.config.preprocessing,
         "atari_100k": agent.config.atari_100k,
     }

@@ -251,7 +251,7 @@ def test_a_resumed_run_remembers_how_far_it_was_to_go_and_the_seed_that_was_draw
     expected = IRISAgent.load("run", device="cpu").get_parameters()["policy"]
     for path in Path("run/checkpoints").glob("*/complete"):
         path.unlink()
-    assert cli("train", "--run-dir", "run", "--resume")[0] == 0
+    assert cli("train", "--run-dir", "run", "--resume", "--device", "cpu")[0] == 0
     agent = IRISAgent.load("run", device="cpu")
     assert (agent.num_timesteps, agent.seed) == (30, seed)
     found = agent.get_parameters()["policy"]

@@ -12,7 +12,8 @@ from gymnasium import Env, spaces
 from safetensors.torch import load_file, save_file
 
 from iris_gym import IRISAgent, IRISConfig, UsageError, hub
-from iris_gym.hub import CONFIG_FILE, WEIGHTS_FILE, download, is_hub_file, model_card
+from iris_gym.hub import CONFIG_FILE, download, is_hub_file, model_card
+from iris_gym.training.checkpoint import SHARED_WEIGHTS_FILE, Snapshot
 
 OBSERVATION = np.arange(64 * 64 * 3, dtype=np.uint8).reshape(64, 64, 3)
 
@@ -34,8 +35,10 @@ def agent(**arguments) -> IRISAgent:
     return IRISAgent(Still(), IRISConfig.tiny(), seed=3, device="cpu", **arguments)
 
 
-def score(mean: float) -> dict:
-    return {"mean": mean, "standard_error": 0.5, "human_normalized": 0.123, "episodes": [{}] * 4}
+def score(mean: float, env: str = "ALE/Pong-v5", steps: int = 12_345) -> dict:
+    protocol = {"env_steps_trained": steps}
+    found = {"mean": mean, "standard_error": 0.5, "human_normalized": 0.123, "episodes": [{}] * 4}
+    return found | {"env": env, "protocol": protocol}
 
 
 def card_data(folder: Path) -> dict:
@@ -53,10 +56,14 @@ def refused(folder, match: str) -> None:
 
 def test_a_saved_folder_holds_json_safetensors_and_a_card(tmp_path):
     agent().save_pretrained(tmp_path / "shared")
-    assert sorted(path.name for path in (tmp_path / "shared").iterdir()) == ["README.md", CONFIG_FILE, WEIGHTS_FILE]
+    assert sorted(path.name for path in (tmp_path / "shared").iterdir()) == [
+        "README.md",
+        CONFIG_FILE,
+        SHARED_WEIGHTS_FILE,
+    ]
     stored = json.loads((tmp_path / "shared" / CONFIG_FILE).read_text())
     assert IRISConfig.from_dict(stored["config"]) == IRISConfig.tiny(env="Still")
-    assert "world_model.frame_head.0.weight" in load_file(tmp_path / "shared" / WEIGHTS_FILE)
+    assert "world_model.frame_head.0.weight" in load_file(tmp_path / "shared" / SHARED_WEIGHTS_FILE)
 
 
 def test_an_agent_comes_back_as_it_was_saved(tmp_path):
@@ -87,9 +94,12 @@ def test_with_an_environment_it_learns_from_the_beginning_of_its_schedule(tmp_pa
 
 def test_the_card_tells_environment_steps_scores_and_config(tmp_path):
     shared = agent(run_dir=tmp_path / "run")
-    shared.env_id, shared.num_timesteps = "ALE/Pong-v5", 12_345
-    shared.save_pretrained(tmp_path / "shared")
-    assert "not evaluated yet" in (tmp_path / "shared/README.md").read_text()
+    shared.env_id, shared.trainer.env_steps = "ALE/Pong-v5", 12_345
+    for others in (None, score(-3.25, env="ALE/Boxing-v5"), score(-3.25, steps=12_344)):
+        if others:
+            (tmp_path / "run/scores.json").write_text(json.dumps(others))
+        shared.save_pretrained(tmp_path / "shared")
+        assert "not evaluated yet" in (tmp_path / "shared/README.md").read_text(), others
     (tmp_path / "run/scores.json").write_text(json.dumps(score(-3.25)))
     shared.save_pretrained(tmp_path / "shared")  # over the first
     text = (tmp_path / "shared/README.md").read_text()
@@ -106,9 +116,62 @@ def test_the_card_tells_environment_steps_scores_and_config(tmp_path):
 def test_a_card_of_a_nameless_environment_without_human_score():
     state = {"env": None, "num_actions": 2, "num_timesteps": 0, "config": {}}
     scores = score(1.0) | {"standard_error": None, "human_normalized": None}
-    text = str(model_card(state, scores, "me/mine"))
+    text = str(model_card(Snapshot(state, {}, {}), scores, "me/mine"))
     assert "| score | 1.00 over 4 episodes |" in text
     assert 'from_pretrained("me/mine")' in text
+
+
+def test_a_loaded_run_tells_its_scores(tmp_path):
+    agent(run_dir=tmp_path / "run").save_checkpoint()
+    (tmp_path / "run/scores.json").write_text(json.dumps(score(-3.25, env=None, steps=0)))
+    IRISAgent.load(tmp_path / "run", device="cpu").save_pretrained(tmp_path / "shared")
+    assert "-3.25 ± 0.50" in (tmp_path / "shared/README.md").read_text()
+
+
+@pytest.mark.filterwarnings("ignore:learning ends at")
+def test_steps_are_counted_over_several_trainings(tmp_path):
+    """In pieces, whose own counts begin anew, and of an agent that goes on from what was shared or saved."""
+    first = agent()
+    first.learn(20)
+    first.learn(20)
+    first.save_pretrained(tmp_path / "first")
+    assert "| environment steps | 40 |" in (tmp_path / "first/README.md").read_text()
+    second = IRISAgent.from_pretrained(tmp_path / "first", Still(), device="cpu")
+    assert second.trainer.steps_trained == 40
+    second.learn(20)
+    second.save(tmp_path / "second.zip")
+    assert IRISAgent.load(tmp_path / "second.zip", device="cpu").trainer.steps_trained == 60
+    second.save_pretrained(tmp_path / "second")
+    assert "| environment steps | 60 |" in (tmp_path / "second/README.md").read_text()
+
+
+def test_the_folder_of_a_run_is_left_alone(tmp_path):
+    original = agent(run_dir=tmp_path / "run")
+    before = (tmp_path / "run" / CONFIG_FILE).read_bytes()
+    with pytest.raises(UsageError, match="run' is the folder of a run; choose another"):
+        original.save_pretrained(tmp_path / "run")
+    assert (tmp_path / "run" / CONFIG_FILE).read_bytes() == before
+
+
+def test_what_lies_in_the_folder_stays_where_it_is_no_agents(tmp_path):
+    """A README that somebody wrote; but not the frames of an agent that lay there before, nor its card."""
+    original = agent()
+    original.start_frames = torch.zeros(2, 3, 64, 64, dtype=torch.uint8)
+    original.save_pretrained(tmp_path)
+    agent().save_pretrained(tmp_path)
+    assert IRISAgent.from_pretrained(tmp_path, device="cpu").start_frames is None
+    (tmp_path / "README.md").write_text("my notes")
+    original.save_pretrained(tmp_path)
+    assert (tmp_path / "README.md").read_text() == "my notes"
+
+
+@pytest.mark.parametrize("read", [IRISAgent.load, IRISAgent.resume])
+def test_what_reads_runs_says_what_reads_a_shared_agent(read, tmp_path):
+    agent().save_pretrained(tmp_path)
+    with pytest.raises(
+        UsageError, match="is no run but an agent that save_pretrained wrote; IRISAgent.from_pretrained"
+    ):
+        read(tmp_path, device="cpu")
 
 
 def test_a_folder_of_something_else_is_refused(tmp_path):
@@ -127,10 +190,10 @@ def test_damage_is_refused(tmp_path):
     (tmp_path / CONFIG_FILE).write_text(json.dumps(stored | {"num_actions": 5}))
     refused(tmp_path, "shape")
     (tmp_path / CONFIG_FILE).write_text(json.dumps(stored))
-    weights = load_file(tmp_path / WEIGHTS_FILE)
-    save_file({name: value for name, value in weights.items() if "lstm" not in name}, tmp_path / WEIGHTS_FILE)
+    weights = load_file(tmp_path / SHARED_WEIGHTS_FILE)
+    save_file({name: value for name, value in weights.items() if "lstm" not in name}, tmp_path / SHARED_WEIGHTS_FILE)
     refused(tmp_path, "lacks tensor 'actor_critic.lstm")
-    (tmp_path / WEIGHTS_FILE).write_bytes(b"nothing")
+    (tmp_path / SHARED_WEIGHTS_FILE).write_bytes(b"nothing")
     refused(tmp_path, "is damaged: model.safetensors")
 
 
@@ -192,10 +255,10 @@ def test_only_the_files_of_an_agent_are_fetched(remote, monkeypatch):
     IRISAgent.from_pretrained("me/still", device="cpu")
     names = [file for repo_id, file in asked if repo_id == "me/still"]
     assert len(names) == len(asked)
-    assert set(names) == {CONFIG_FILE, WEIGHTS_FILE, "start_frames.safetensors"}
+    assert set(names) == {CONFIG_FILE, SHARED_WEIGHTS_FILE, "start_frames.safetensors"}
 
 
-@pytest.mark.parametrize(("name", "most"), [(CONFIG_FILE, 4_000_000), (WEIGHTS_FILE, 16_999_409)])
+@pytest.mark.parametrize(("name", "most"), [(CONFIG_FILE, 4_000_000), (SHARED_WEIGHTS_FILE, 16_999_409)])
 def test_a_file_larger_than_its_agent_is_not_fetched(remote, monkeypatch, name, most):
     agent().push_to_hub("me/still")
 

@@ -170,7 +170,7 @@ def run_protocol(
         "epsilon": 0.0,
         "preprocessing": preprocessing or config.preprocessing,
         "atari_100k": config.atari_100k,
-        "env_steps_trained": agent.trainer.env_steps,
+        "env_steps_trained": agent.trainer.steps_trained,
         "max_steps": config.max_eval_steps if max_steps is None else max_steps,
     }
 

@@ -52,6 +52,14 @@ def finale(agent: IRISAgent, episodes: int | None, console: Console) -> None:
             say(console, f"{name:<14}  {make(agent, scores)}")
         except UsageError as error:  # the extra is missing
             say(console, f"no {name}: {error}")
+    agent.run.write_settings(ended_after=agent.trainer.steps_trained)
+
+
+def has_ended(agent: IRISAgent) -> bool:
+    """Whether `finale` was gone through to its end for the agent as it is now."""
+    assert agent.run is not None
+    ended = agent.run.settings().get("ended_after") == agent.trainer.steps_trained
+    return ended and agent.run.final_scores_file.exists()
 
 
 def _final_scores(agent: IRISAgent, episodes: int) -> dict[str, Any]:

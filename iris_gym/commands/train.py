@@ -11,7 +11,7 @@ from rich.console import Console
 
 from iris_gym.agent import IRISAgent
 from iris_gym.commands.common import Preset, required_run_dir, say, set_threads
-from iris_gym.commands.finale import MOST_EPISODES, finale
+from iris_gym.commands.finale import MOST_EPISODES, finale, has_ended
 from iris_gym.commands.stop_signals import StopRequested, StopSignals
 from iris_gym.config import IRISConfig
 from iris_gym.errors import UsageError
@@ -82,7 +82,7 @@ class Train:
                 say(
                     console, f"{agent.run.path} has collected {agent.num_timesteps:,} steps already: nothing left to do"
                 )
-                if agent.run.final_scores_file.exists():
+                if has_ended(agent):
                     return 0
             stop.interruptible = lambda: True  # nothing is lost any more: the agent is saved
             if self.final_episodes != 0 and not stop.received:

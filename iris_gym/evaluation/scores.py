@@ -92,6 +92,12 @@ def read_scores(path: str | os.PathLike[str]) -> dict[str, Any]:
     return scores
 
 
+def steps_of(scores: Mapping[str, Any]) -> int | None:
+    """Environment steps that the agent had been trained for; None where that is not known."""
+    protocol = scores.get("protocol")
+    return protocol.get("env_steps_trained") if isinstance(protocol, dict) else None
+
+
 def atari_game(env_id: str) -> str | None:
     """The Atari game of an id, "Pong" of `ALE/Pong-v5` and of the older `PongNoFrameskip-v4`; None of any other."""
     name = re.fullmatch(r"(?:ALE/)?(\w+?)(?:NoFrameskip|Deterministic)?-v\d+", env_id.rpartition(":")[2])

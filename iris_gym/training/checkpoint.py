@@ -31,6 +31,8 @@ STATE_FILE = "state.json"
 WEIGHTS_FILE = "weights.safetensors"
 TRAINING_FILE = "training.safetensors"
 START_FRAMES_FILE = "start_frames.safetensors"
+SHARED_WEIGHTS_FILE = "model.safetensors"
+"""Of an agent that is stored without its training, as the Hugging Face hub calls it."""
 FILES = (STATE_FILE, WEIGHTS_FILE, TRAINING_FILE, START_FRAMES_FILE)
 COMPLETE_FILE = "complete"
 REPLACED = "-replaced"
@@ -52,6 +54,13 @@ class Snapshot:
     def updates(self) -> dict[str, int]:
         """How often each component has learned: all that shared and published agents keep of their training."""
         return self.state["updates"] if not self.training else self.state["trainer"]["updates"]
+
+    @property
+    def steps_trained(self) -> int:
+        """Environment steps whose experience is in the weights."""
+        if not self.training:
+            return self.state.get("steps_before", self.state["num_timesteps"])
+        return self.state.get("steps_before", 0) + self.state["trainer"]["env_steps"]
 
     def to_files(self) -> dict[str, bytes]:
         tensors = {name: tensors_to_bytes(_contiguous(group)) for name, group in self._tensor_files().items()}

@@ -20,13 +20,15 @@ def training_state(trainer: Trainer, streams: RandomStreams) -> tuple[dict[str, 
         | _prefixed("random", streams.state_dict())
         | _prefixed("metric", trainer.metrics.sums)
     )
-    return {"trainer": trainer.state_dict(), "sampling": streams.sampling.bit_generator.state}, tensors
+    state = {"trainer": trainer.state_dict(), "steps_before": trainer.steps_before}
+    return state | {"sampling": streams.sampling.bit_generator.state}, tensors
 
 
 def restore_training(snapshot: Snapshot, trainer: Trainer, streams: RandomStreams) -> None:
     """Put a training where a snapshot left it. Of shared and published agents, whose schedule begins anew, nothing
-    is known but how often each component has learned."""
+    is known but how often each component has learned, and from how many steps."""
     if not snapshot.training:
+        trainer.steps_before = snapshot.steps_trained
         for learner in trainer.learners:
             learner.updates = snapshot.updates[learner.name]
         return
@@ -35,6 +37,7 @@ def restore_training(snapshot: Snapshot, trainer: Trainer, streams: RandomStream
     streams.load_state_dict(_under("random", snapshot.training))
     streams.sampling.bit_generator.state = snapshot.state["sampling"]
     trainer.load_state_dict(snapshot.state["trainer"], _under("metric", snapshot.training))
+    trainer.steps_before = snapshot.steps_trained - trainer.env_steps
 
 
 def collection_state(collector: Collector, observations: np.ndarray) -> tuple[dict[str, Any], dict[str, Tensor]]:

@@ -87,6 +87,7 @@ class Trainer:
         self.eval_interval = eval_interval
         self.position = Position()
         self.env_steps = 0
+        self.steps_before = 0  # of an earlier training, whose weights this one begins with
         self.metrics = MeanMetrics()
         self.evaluating = False  # then there is nothing to lose: an evaluation begins anew and comes out the same
 
@@ -124,6 +125,11 @@ class Trainer:
     def progress(self) -> int:
         """Environment steps and updates done in all; grows with everything that changes a run."""
         return self.env_steps + sum(self.updates.values())
+
+    @property
+    def steps_trained(self) -> int:
+        """Environment steps whose experience is in the weights."""
+        return self.steps_before + self.env_steps
 
     @property
     def updates(self) -> dict[str, int]:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from moviepy import VideoFileClip
 from PIL import Image
+from rich.console import Console
 
 from iris_gym import IRISAgent, IRISConfig, make_env
 from iris_gym.commands import finale as module
@@ -112,6 +113,26 @@ def test_a_signal_leaves_nothing_half_written(after, number, there, tmp_path):
     assert written & {"final_scores.json", "learning_curve.png", "side-by-side_0.mp4"} == there
     assert not leftovers(tmp_path)
     assert IRISAgent.load(tmp_path / "run", device="cpu").num_timesteps == 60
+    if number == signal.SIGINT:
+        resume = [sys.executable, "-m", "iris_gym", "train", "--run-dir", "run", "--resume", "--device", "cpu"]
+        again = subprocess.run(resume, cwd=tmp_path, capture_output=True, text=True, check=True)
+        assert "nothing left to do" in again.stdout and "dream film" in again.stdout
+        assert (tmp_path / "run" / "media" / "side-by-side_0.mp4").exists()
+
+
+def test_an_ending_counts_for_the_agent_that_it_was_of(tmp_path, monkeypatch):
+    """Not for one that has learned on, nor where it was stopped after the scores."""
+    agent = IRISAgent(GRID, IRISConfig.tiny(), seed=0, device="cpu", run_dir=tmp_path / "run")
+    silent = Console(quiet=True)
+    monkeypatch.setattr(module, "_film", lambda agent, scores: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        module.finale(agent, 1, silent)
+    assert agent.run.final_scores_file.exists() and not module.has_ended(agent)
+    monkeypatch.setattr(module, "_film", lambda agent, scores: tmp_path)
+    module.finale(agent, 1, silent)
+    assert module.has_ended(agent)
+    agent.trainer.env_steps += 1
+    assert not module.has_ended(agent)
 
 
 @pytest.mark.slow
