@@ -45,10 +45,11 @@ def record(
     Args:
         agent: an agent, a run folder or a saved zip.
         source: `dream`, the policy acting in its own dream up to the predicted end; `real`, in the game under the
-            evaluation protocol; `side-by-side`, the real frames, their reconstructions, and the dream that starts at
-            the first of them and takes the same actions, which goes on past the ends it predicts.
+            evaluation protocol, its frames resized as by the preprocessing `iris`; `side-by-side`, the real frames,
+            their reconstructions, and the dream that starts at the first of them and takes the same actions, which
+            goes on past the ends it predicts.
         episodes: how many.
-        out: the folder to write to. None: `media` of the run, or of the working folder.
+        out: the folder to write to. None: `media` of the run, beside the saved zip, or in the working folder.
         temperature: of the policy. None: the agent's `eval_temperature`.
         max_steps: after which an episode is cut.
         min_steps: of a video. Episodes that are over sooner are followed by further ones, each with a seed of its own.

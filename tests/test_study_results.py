@@ -6,7 +6,7 @@ import re
 import shutil
 import types
 from pathlib import Path
-from statistics import mean, median
+from statistics import mean
 
 import pytest
 
@@ -132,8 +132,10 @@ def test_in_empty_rooms_nothing_better_can_be_had(behind, readme):
     assert "all five seeds of IRIS come to the most that can be had" in readme
     assert "So do PPO's greedy actions from 2,000 steps on in four of five; the fifth never reaches the goal" in readme
     assert "In **Empty-Random-6x6** IRIS is above the others at each number of steps, most at the first ones" in readme
+    assert "after 1,000 it solves at least 99 % of the games" in readme
     assert (
-        "after 1,000 it solves at least 99 % of the games, and from 4,000 on PPO solves all of them as well" in readme
+        "From 4,000 on PPO's sampled actions, at either temperature, solve all of them as well, at 10,000 in "
+        "5.1 to 11.8 steps on average where IRIS takes 4.5 to 5.1; its greedy ones do not" in readme
     )
     assert behind(3000, "MiniGrid-Empty-5x5") == {("ppo", "greedy"): [2000, 3000]}
     assert min(means_at(results_of(3000, "iris", "MiniGrid-Empty-5x5"), 3000, T)) > 0.9545
@@ -145,7 +147,10 @@ def test_in_empty_rooms_nothing_better_can_be_had(behind, readme):
     assert min(figures_at(iris, 1000, T, "solved")) == 0.99
     for way in ("sampled", T):
         assert all(min(figures_at(ppo, at, way, "solved")) == 1 for at in (4000, 5000, 7000, 10000))
-        assert min(figures_at(ppo, 10000, way, "length")) > median(figures_at(iris, 10000, T, "length"))
+    lengths = [length for way in ("sampled", T) for length in figures_at(ppo, 10000, way, "length")]
+    bounds = [*sorted(lengths)[:: len(lengths) - 1], *sorted(figures_at(iris, 10000, T, "length"))[::4]]
+    assert [f"{length:.1f}" for length in bounds] == ["5.1", "11.8", "4.5", "5.1"]
+    assert min(figures_at(ppo, 10000, "greedy", "solved")) < 0.5
 
 
 def test_in_lava_gap_it_is_above_the_others_and_all_seeds_solve_every_game_once(behind, study, readme):
@@ -213,12 +218,16 @@ def test_what_an_ablation_changes_is_as_the_readme_says(study, ablated, readme):
     assert max(means("gradient codebook") + means("context of 2")) < 1.5
     assert "learning at its full rate left one of two seeds below one brick" in readme
     assert [value < 1 for value in means("tokenizer never settles")] == [True, False]
-    assert "Without the reset of dead codes and without burn-in it takes longer to come as far" in readme
+    assert "Without the reset of dead codes, and without burn-in, one of two seeds took longer to come as far" in readme
     for name in ("no dead-code reset", "no burn-in"):
-        assert mean(means(name, 2000)) < mean(means(None, 2000)) - 0.5 and mean(means(name)) > 2.8
+        behind = [one < other - 0.5 for one, other in zip(means(name, 2000), means(None, 2000), strict=True)]
+        assert sorted(behind) == [False, True] and mean(means(name)) > 2.8
     assert "with dreams of 5 steps it stays behind" in readme
     assert max(means("horizon of 5")) < min(means(None))
-    assert "A context of 10 or dreams of 20 gain nothing in the end, for a fifth and two fifths more CPU time" in readme
+    assert (
+        "A context of 10 or dreams of 20 gain nothing in the end, where all stand at three bricks, for a fifth and two "
+        "fifths more CPU time" in readme
+    )
     for name, dearer in (("context of 10", 1.2), ("horizon of 20", 1.4)):
         assert abs(mean(means(name)) - mean(means(None))) < 0.05
         assert round(cpu_seconds(ablated(name)) / cpu_seconds(ablated(None)), 1) == dearer
@@ -226,9 +235,20 @@ def test_what_an_ablation_changes_is_as_the_readme_says(study, ablated, readme):
     assert "the command goes on to seven more parts" in readme and len(study.jobs.ABLATIONS) - len(done) == 7
 
 
+def test_the_same_training_was_evaluated_with_other_streams(ablated, readme):
+    assert "evaluated anew, in the ablations below, the same training has means that differ by up to 0.08" in readme
+    study = {result["seed"]: result["points"] for result in results_of(10000, "iris", "MinAtar-Breakout")}
+    differences = []
+    for run in ablated(None):
+        for one, other in zip(run["points"], study[run["seed"]], strict=False):
+            assert one["env_steps"] == other["env_steps"] and one["metrics"] == other["metrics"]
+            differences.append(abs(one["evaluations"][T]["mean"] - other["evaluations"][T]["mean"]))
+    assert round(max(differences), 2) == 0.08
+
+
 def test_cached_frames_change_nothing_but_the_time(ablated, readme):
-    assert "with `cache_frames` off every evaluation came out the same to the last digit" in readme
-    assert "the cache saves a tenth of the time" in readme
+    assert "with `cache_frames` off every evaluation of one seed came out the same to the last digit" in readme
+    assert "the cache saved a tenth of the time" in readme
     (computed,) = ablated("frames not cached")
     (cached,) = (run for run in ablated(None) if run["seed"] == computed["seed"])
     for one, other in zip(cached["points"], computed["points"], strict=True):
@@ -236,15 +256,15 @@ def test_cached_frames_change_nothing_but_the_time(ablated, readme):
     assert round(1 - cpu_seconds([cached]) / cpu_seconds([computed]), 1) == 0.1
 
 
-def test_dqn_unlearns_in_minigrid(study, readme):
-    assert "In MiniGrid DQN unlearns what it had found" in readme
+def test_dqn_learns_nothing_in_minigrid(study, readme):
+    assert "In MiniGrid DQN hardly gets beyond random play, and in the end stands still in nearly every game" in readme
     for environment in ("MiniGrid-Empty-Random-6x6", "MiniGrid-LavaGapS5"):
         results = results_of(10000, "dqn", environment)
-        means = [
-            study.report.interquartile_mean(means_at(results, point["env_steps"], "sampled"))[0]
-            for point in results[0]["points"]
-        ]
-        assert means[-1] < max(means) / 10
+        random = mean(means_at(results_of(10000, "random", environment), 0, "sampled"))
+        for way in ("sampled", "greedy"):
+            steps = [point["env_steps"] for point in results[0]["points"]]
+            assert max(study.report.interquartile_mean(means_at(results, at, way))[0] for at in steps) < random + 0.11
+            assert max(figures_at(results, 10000, way, "solved")) < 0.2
 
 
 def test_what_the_readme_says_of_pongs_world_model_is_so(readme):
