@@ -17,22 +17,11 @@ from typing import Literal
 
 import tyro
 from study_parts.environments import IDS
-from study_parts.jobs import AGENTS, MODEL_FREE, Job, Sizes, ablation_jobs, jobs_of
+from study_parts.jobs import AGENTS, MODEL_FREE, Job, Sizes, ablation_jobs, dreaming_jobs, jobs_of
 from study_parts.report import interquartile_mean, way_to_play, write_report
 from study_parts.running import run_jobs
 
 from iris_gym.errors import UsageError
-
-
-def dreaming_jobs(jobs: list[Job]) -> list[Job]:
-    """Those of PPO in the dream that can be run: beside IRIS's result its agent is needed, which stays where it ran."""
-    dreaming = [job for job in jobs if job.agent == "dream_ppo" and job.result() is None]
-    for job in dreaming:
-        if not job.iris.agent_file.exists():
-            print(
-                f"{job.name}: left out, for {job.iris.agent_file} is missing, which IRIS's own run writes", flush=True
-            )
-    return [job for job in dreaming if job.iris.agent_file.exists()]
 
 
 def longer_jobs(jobs: list[Job], longest: int, seeds: tuple[int, ...]) -> list[Job]:

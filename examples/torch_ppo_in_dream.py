@@ -51,11 +51,9 @@ def collect(env: gym.vector.VectorEnv, model: ActorCritic, images: Tensor, steps
     return [part.flatten(0, 1) for part in batch], images, rewards.mean()
 
 
-def main(
-    checkpoint: Path, iterations: int = 50, num_envs: int = 64, steps: int = 32, horizon: int = 9, seed: int = 0
-) -> None:
-    """`checkpoint` is a run folder or a saved zip. With a `horizon` below the timesteps that its world model reads
-    (20 of the default, 5 of small) the dream asks nothing of the device."""
+def main(checkpoint: Path, iterations: int = 50, num_envs: int = 64, steps: int = 32, horizon: int = 9, seed: int = 0):
+    """`checkpoint` is a run folder or a saved zip. A `horizon` below the timesteps that its world model reads, 20 of
+    the default and 5 of small, asks nothing of the device."""
     torch.manual_seed(seed)
     env = gym.make_vec("iris_gym:IrisGym/Dream-v0", num_envs=num_envs, checkpoint=str(checkpoint), horizon=horizon)
     images, _ = env.reset(seed=seed)

@@ -174,9 +174,7 @@ def test_study(tmp_path):
 
     (tmp_path / "results" / "agents" / "iris__MinAtar-Breakout__3.zip").unlink()
     (tmp_path / "results" / "dream_ppo__MinAtar-Breakout__3.json").unlink()
-    assert "dream_ppo__MinAtar-Breakout__3: left out, for results/agents/iris" in run(
-        "study.py", *flags, folder=tmp_path
-    )
+    assert "dream_ppo__MinAtar-Breakout__3: left out" in run("study.py", *flags, folder=tmp_path)
     other = subprocess.run(
         [sys.executable, str(EXAMPLES / "study.py"), *flags, "--steps", "90"],
         cwd=tmp_path,

@@ -140,3 +140,12 @@ def ablation_jobs(folder: Path, sizes: Sizes, environments: Sequence[str], seeds
         for ablation in (None, *ABLATIONS)
         for seed in seeds
     ]
+
+
+def dreaming_jobs(jobs: list[Job]) -> list[Job]:
+    """Those of PPO in the dream that can be run: beside IRIS's result its agent is needed, which stays where it ran."""
+    dreaming = [job for job in jobs if job.agent == "dream_ppo" and job.result() is None]
+    for job in dreaming:
+        if not job.iris.agent_file.exists():
+            print(f"{job.name}: left out, for IRIS's own run left no {job.iris.agent_file}", flush=True)
+    return [job for job in dreaming if job.iris.agent_file.exists()]
