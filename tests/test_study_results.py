@@ -140,7 +140,7 @@ def behind(study):
     return found
 
 
-def test_in_empty_rooms_nothing_better_can_be_had(behind, readme):
+def test_in_empty_rooms_nothing_better_can_be_had(behind, study, readme):
     assert "all five seeds of IRIS come to the most that can be had" in readme
     assert "So do PPO's greedy actions from 2,000 steps on in four of five; the fifth never reaches the goal" in readme
     assert "In **Empty-Random-6x6** IRIS is above the others at each number of steps, most at the first ones" in readme
@@ -164,6 +164,10 @@ def test_in_empty_rooms_nothing_better_can_be_had(behind, readme):
     bounds = [*sorted(lengths)[:: len(lengths) - 1], *sorted(figures_at(iris, 10000, T, "length"))[::4]]
     assert [f"{length:.1f}" for length in bounds] == ["5.1", "11.8", "4.5", "5.1"]
     assert min(figures_at(ppo, 10000, "greedy", "solved")) < 0.5
+    assert "RecurrentPPO is within 0.001 of IRIS at the end" in readme
+    recurrent = results_of(10000, "recurrent_ppo", "MiniGrid-Empty-Random-6x6")
+    theirs = [study.report.interquartile_mean(means_at(recurrent, 10000, way))[0] for way in ("sampled", T, "greedy")]
+    assert 0 < study.report.interquartile_mean(means_at(iris, 10000, T))[0] - max(theirs) < 0.001
 
 
 def test_in_lava_gap_it_is_above_the_others_and_all_seeds_solve_every_game_once(behind, study, readme):
