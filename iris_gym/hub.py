@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 from collections.abc import Mapping
 from contextlib import suppress
 from functools import partial
@@ -157,11 +156,6 @@ def read_shared(
         with suppress(UsageError):  # an agent that has collected nothing has none
             fetch(START_FRAMES_FILE, limit=MAX_START_FRAMES * math.prod(FRAME_SHAPE) + HEADER_LIMIT)
     return read_pretrained(folder, source)
-
-
-def is_shared(path: Path) -> bool:
-    """Whether `save_pretrained` wrote to this folder."""
-    return os.path.isfile(path / SHARED_WEIGHTS_FILE)
 
 
 def write_pretrained(snapshot: Snapshot, folder: Path) -> None:

@@ -11,10 +11,10 @@ from iris_gym.config import IRISConfig
 from iris_gym.dream import DreamEnv, DreamVectorEnv
 from iris_gym.envs import frames_per_second
 from iris_gym.errors import UsageError
-from iris_gym.hub import is_shared, read_shared
+from iris_gym.hub import read_shared
 from iris_gym.imagination.dynamics import Dynamics
 from iris_gym.stored import check_stored
-from iris_gym.training.checkpoint import Snapshot, load_modules
+from iris_gym.training.checkpoint import Snapshot, is_shared, load_modules
 from iris_gym.training.run_folder import read_snapshot
 from iris_gym.untrusted.files import usable_path
 

@@ -105,6 +105,11 @@ class Snapshot:
             raise UsageError(f"{source} is damaged: {error}") from error
 
 
+def is_shared(path: Path) -> bool:
+    """Whether `save_pretrained` wrote to this folder."""
+    return os.path.isfile(path / SHARED_WEIGHTS_FILE)
+
+
 def _read_state(files: Files, source: str) -> dict[str, Any]:
     try:
         if files.size(STATE_FILE) > DOCUMENT_LIMIT:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from iris_gym.errors import UsageError
-from iris_gym.training.checkpoint import SHARED_WEIGHTS_FILE, Check, Snapshot, read_newest_checkpoint, read_zip
+from iris_gym.training.checkpoint import Check, Snapshot, is_shared, read_newest_checkpoint, read_zip
 from iris_gym.untrusted.documents import parse_json, read_document
 from iris_gym.untrusted.files import usable_path
 
@@ -79,7 +79,7 @@ class RunFolder:
 
     def check_run(self) -> None:
         """Raise `UsageError` unless this is a run folder."""
-        if os.path.isfile(self.path / SHARED_WEIGHTS_FILE):
+        if is_shared(self.path):
             raise UsageError(
                 f"run={str(self.path)!r} is no run but an agent that save_pretrained wrote; "
                 "IRISAgent.from_pretrained reads it, and its save makes a zip of it"
