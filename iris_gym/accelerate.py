@@ -57,22 +57,32 @@ def products(*, tf32: bool) -> Iterator[None]:
 
     Left to itself torch convolves in TF32, and multiplies without. Nothing is done where no GPU is used, nor where the
     program has chosen by torch's newer settings of single operations: then the older ones are not to be read.
-
-    Attention goes to other kernels than cuDNN's, which torch prefers on a Hopper in bf16: they are built for each
-    length of a growing dream, and torch 2.11 has them round the probability of dropout to sixteenths.
     """
-    before, cudnn = _float32_settings(), torch.cuda.is_initialized() and torch.backends.cuda.cudnn_sdp_enabled()
+    before = _float32_settings()
     try:
         if before:
             _choose_float32("high" if tf32 else "highest", convolutions=tf32)
-        if cudnn:
-            torch.backends.cuda.enable_cudnn_sdp(False)
-        yield
+        with _attention_without_cudnn():
+            yield
     finally:
         if before:
             _choose_float32(*before)
-        if cudnn:
-            torch.backends.cuda.enable_cudnn_sdp(True)
+
+
+@contextlib.contextmanager
+def _attention_without_cudnn() -> Iterator[None]:
+    """A GPU's attention by other kernels than cuDNN's, which torch prefers on a Hopper in bf16.
+
+    Those are built for each length of a growing dream, and torch 2.11 has them round dropout to sixteenths.
+    """
+    if not (torch.cuda.is_initialized() and torch.backends.cuda.cudnn_sdp_enabled()):
+        yield
+        return
+    torch.backends.cuda.enable_cudnn_sdp(False)
+    try:
+        yield
+    finally:
+        torch.backends.cuda.enable_cudnn_sdp(True)
 
 
 def inference(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
