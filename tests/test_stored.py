@@ -70,6 +70,7 @@ def test_the_unchanged_agent_is_read(changed):
         ("env", "x" * 1000, "must be a text of at most 200"),
         ("seed", -1, "seed=-1 must be a whole number from 0 to 4294967295, or null"),
         ("num_timesteps", 1.5, "num_timesteps=1.5"),
+        ("steps_before", -1, "steps_before=-1 must be a whole number from 0"),
         ("config", [], r"config=\[\] must be a mapping"),
         ("config.lstm_dim", 33, r"config asks for \(3, 33\)"),
         ("config.lstm_dim", 10**9, "lstm_dim=1000000000 must be at most"),

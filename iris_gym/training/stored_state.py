@@ -169,8 +169,8 @@ SETTINGS: Entries = {"env": AGENT["env"], "seed": AGENT["seed"]}
 
 def check_run(state: Mapping[str, Any], source: str) -> None:
     """The entries that not every training has, where they are there."""
-    if words := counter(state.get("steps_before", 0)):
-        raise UsageError(f"{source}.steps_before={shown(state['steps_before'])} must be {words}")
+    if "steps_before" in state:
+        check_entries(state, {"steps_before": counter}, source)
     for name, entries in (("collection", COLLECTION), ("logs", LOGS), ("agent", STATISTICS)):
         if state.get(name) is not None:
             check_entries(state[name], entries, f"{source}.{name}")
