@@ -195,16 +195,16 @@ class IRISAgent(HubAgent, PublishedAgent, BaseAlgorithm):
 
     def _check_env(self, snapshot: Snapshot, *, resumed: bool) -> None:
         """Raise `UsageError` for an environment that does not fit the agent, or the replay of a run to be resumed."""
-        actions, needed = int(cast(spaces.Discrete, self.action_space).n), snapshot.state["num_actions"]
-        if actions != needed:
+        name, actions = self.config.env, int(cast(spaces.Discrete, self.action_space).n)
+        made_for, begun_with = snapshot.state["num_actions"], snapshot.state["n_envs"]
+        if actions != made_for:
             raise UsageError(
-                f"env={self.config.env!r} has {actions} actions, the agent was made for {needed}; "
+                f"env={name!r} has {actions} actions, the agent was made for {made_for}; "
                 "give the environment that it was trained in"
             )
-        rows, needed = self.n_envs, snapshot.state["n_envs"]
-        if resumed and rows != needed:
+        if resumed and self.n_envs != begun_with:
             raise UsageError(
-                f"env={self.config.env!r} is {rows} at once, the run was begun with {needed}; give as many"
+                f"env={name!r} is {self.n_envs} at once, the run was begun with {begun_with}; give as many"
             )
 
     def _take_spaces(self, snapshot: Snapshot) -> None:
@@ -222,12 +222,12 @@ class IRISAgent(HubAgent, PublishedAgent, BaseAlgorithm):
         before = cudnn.deterministic, cudnn.benchmark
         super().set_random_seed(seed)
         cudnn.deterministic, cudnn.benchmark = before
-        if seed is not None and hasattr(self, "streams"):
+        if seed is not None:
             self.streams.seed(seed)
 
     def _setup_model(self) -> None:
-        self.set_random_seed(self.seed)
         self.streams = RandomStreams(self.seed, self.device)
+        self.set_random_seed(self.seed)
         action_space = cast(spaces.Discrete, self.action_space)
         self.models = build_models(self.config, int(action_space.n), self.device)
         self.policy = IRISPolicy(  # pyright: ignore[reportIncompatibleVariableOverride]

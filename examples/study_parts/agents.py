@@ -189,13 +189,10 @@ def learn_in_dream(job: Job) -> Recorder:
     iris = job.iris.result()
     assert iris is not None, "IRIS comes first"
     agent = IRISAgent.load(job.iris.agent_file, device="cpu")
-    arguments, dreams = (
-        HYPERPARAMETERS["dream_ppo"],
-        dict(num_envs=DREAM_ENVS, horizon=agent.config.imagination_horizon),
-    )
-    model = PPO(
-        env=VecMonitor(DreamSB3VecEnv(agent.make_dream_env(**dreams))), seed=job.seed, device="cpu", **arguments
-    )
+    arguments = HYPERPARAMETERS["dream_ppo"]
+    dreams = dict(num_envs=DREAM_ENVS, horizon=agent.config.imagination_horizon)
+    env = VecMonitor(DreamSB3VecEnv(agent.make_dream_env(**dreams)))
+    model = PPO(env=env, seed=job.seed, device="cpu", **arguments)
 
     @torch.no_grad()
     def reconstructed(observations: np.ndarray) -> np.ndarray:
