@@ -263,10 +263,11 @@ def test_render_gives_the_frames_whatever_is_observed(make_dream):
     observations, _ = pixels.reset(seed=0)
     tokens.reset(seed=0)
     for _ in range(3):
-        for frames in (pixels.render(), tokens.render()):
-            assert isinstance(frames, tuple) and len(frames) == 3
-            for frame, seen in zip(frames, observations.numpy(), strict=True):
-                np.testing.assert_allclose(frame.astype(int), seen, atol=1)  # decoded among as many others or not
+        frames, others = pixels.render(), tokens.render()
+        assert all(isinstance(each, tuple) and len(each) == 3 for each in (frames, others))
+        assert np.array_equal(frames, others)
+        for frame, seen in zip(frames, observations.numpy(), strict=True):
+            np.testing.assert_allclose(frame.astype(int), seen, atol=1)  # it may be decoded among more, in a pool
         observations = pixels.step([END, STAY, STAY])[0]
         tokens.step([END, STAY, STAY])
     with pytest.raises(ResetNeeded):
