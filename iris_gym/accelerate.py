@@ -86,8 +86,11 @@ def _attention_without_cudnn() -> Iterator[None]:
 
 
 def inference(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
-    """For what is done outside of an update: without gradient, and on a GPU in float32 as exact as a CPU's."""
-    return torch.no_grad()(products(tf32=False)(function))
+    """For what is done outside of an update: without gradient, and on a GPU in float32 as exact as a CPU's.
+
+    A caller's `torch.inference_mode` is left meanwhile, as what is written in it could not be written to again outside.
+    """
+    return torch.inference_mode(False)(torch.no_grad()(products(tf32=False)(function)))
 
 
 def _float32_settings() -> tuple[str, bool] | None:

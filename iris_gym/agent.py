@@ -1,5 +1,6 @@
 """`IRISAgent`: IRIS with the face of a Stable-Baselines3 algorithm."""
 
+import os
 import time
 import warnings
 import weakref
@@ -246,11 +247,18 @@ class IRISAgent(HubAgent, PublishedAgent, BaseAlgorithm):
             evaluate=self._evaluation_metrics if self.env_id else None,
         )
 
-    def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
-        """Exchange the environment for one with the same spaces and number of rows; see `BaseAlgorithm.set_env`."""
-        super().set_env(env, force_reset)
+    def set_env(self, env: GymEnv | str, force_reset: bool = True) -> None:
+        """Exchange the environment for one with the same spaces and number of rows; see `BaseAlgorithm.set_env`.
+
+        Not in the middle of `learn`, as with every algorithm of Stable-Baselines3: the new one has to be reset first.
+        """
+        if env is None:
+            raise UsageError("env=None is no environment; give one, or an id")
+        super().set_env(cast(VecEnv, self._vec_env(env, self.verbose)), force_reset)
         assert self.env is not None
-        self.env_id, self.trainer.evaluate = None, None
+        self.env_id = env if isinstance(env, str) else None
+        self.config.env = self.env_id or self.config.env
+        self.trainer.evaluate = self._evaluation_metrics if self.env_id else None
         self.trainer.collector = build_collector(
             self.config, build_acting(self.config, self.models), self.replay, self.streams, self.env
         )
@@ -298,6 +306,7 @@ class IRISAgent(HubAgent, PublishedAgent, BaseAlgorithm):
         Left early it writes no checkpoint into the run folder; `save_checkpoint` does.
         With `total_timesteps` 0 it only ends an epoch that was stopped in its middle.
         """
+        check_total_timesteps(total_timesteps, least=0)
         if self.env is None:
             raise UsageError("env=None cannot be learned from; load with env=…, or call set_env first")
         self._check_replay()
@@ -553,11 +562,17 @@ class IRISAgent(HubAgent, PublishedAgent, BaseAlgorithm):
 
     # ---------------------------------------------------------------- keeping
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> "IRISAgent":
+        """Refused: what an agent learns by holds its networks, which a copy would go on training instead of its own."""
+        raise UsageError("an IRISAgent cannot be copied; save it, and load it with an env")
+
     def save(self, path: str | Path) -> None:  # type: ignore[override]
         """Write one file of JSON and safetensors: config, weights, optimizers, random states; not the replay.
 
         `.zip` is added to a name without suffix. Any Python can read the file without running code from it.
         """
+        if not isinstance(path, str | os.PathLike):
+            raise UsageError(f"path={path!r} is no path; an agent is saved to a file by name")
         path = Path(path)
         if not path.suffix:
             path = path.with_name(path.name + ".zip")

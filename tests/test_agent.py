@@ -1,7 +1,9 @@
 """The agent as a user of Stable-Baselines3 meets it, on real Pong and on a game of seven steps."""
 
+import copy
 import csv
 import gc
+import io
 import json
 import warnings
 import zipfile
@@ -581,6 +583,34 @@ def test_set_env_without_a_reset_plays_on_from_the_last_observation():
 def test_set_env_refuses_another_kind_of_game():
     with pytest.raises(ValueError, match="Observation spaces do not match"):
         new_agent().set_env(Corridor((50, 50, 3)))
+    with pytest.raises(UsageError, match="env=None is no environment"):
+        new_agent().set_env(None)
+
+
+def test_set_env_takes_an_id(pong, tmp_path):
+    agent = IRISAgent(make_env("ALE/Pong-v5"), pong.config, seed=0, device="cpu")
+    assert agent.env_id is None
+    agent.set_env("ALE/Pong-v5")
+    agent.save(tmp_path / "agent.zip")
+    assert IRISAgent.load(tmp_path / "agent.zip").env_id == agent.env_id == agent.config.env == "ALE/Pong-v5"
+    assert agent.trainer.evaluate is not None
+
+
+def test_a_copy_is_refused():
+    """It would count updates, and train the networks of the first."""
+    with pytest.raises(UsageError, match="cannot be copied; save it, and load it with an env"):
+        copy.deepcopy(new_agent())
+
+
+@pytest.mark.parametrize("steps", [-5, True, 0.5])
+def test_steps_that_cannot_be_learned_for(steps):
+    with pytest.raises(UsageError, match=f"total_timesteps={steps} must be a whole number, at least 0"):
+        next(new_agent().learn_events(steps))
+
+
+def test_saving_to_what_is_no_path():
+    with pytest.raises(UsageError, match="path=.*BytesIO.* is no path"):
+        new_agent().save(io.BytesIO())
 
 
 # ------------------------------------------------------------------ acting

@@ -372,7 +372,7 @@ BAD_TRAINING = {
     "no images in a module": (("--env", "short_game:ShortVector-v0"), "gymnasium.wrappers.AddRenderObservation"),
     "continuous actions": (("--env", "Pendulum-v1"), "Discrete"),
     "fewer than no episodes": (("--final-episodes", "-1"), "final_episodes=-1 must be a whole number, at most 100,000"),
-    "no steps": (("--total-timesteps", "0"), "total_timesteps=0 must be a whole number greater than 0"),
+    "no steps": (("--total-timesteps", "0"), "total_timesteps=0 must be a whole number, at least 1"),
     "negative steps": (("--total-timesteps", "-5"), "total_timesteps=-5"),
     "steps that are no number": (("--total-timesteps", "many"), "--total-timesteps.*'many'"),
     "width and heads": (("--transformer-heads", "7"), "transformer_embed_dim=32 .* transformer_heads=7"),

@@ -42,9 +42,10 @@ def start_source(start_frames: Tensor | np.ndarray | StartFrames) -> StartFrames
 
 def _as_drawn(frames: Tensor | np.ndarray, count: int) -> Tensor:
     """What a source gave for `count` frames."""
-    if len(frames) != count:
-        raise UsageError(f"start_frames gave {len(frames)} frames where {count} were asked for; give as many")
-    return as_frames("start_frames", frames)
+    drawn = as_frames("start_frames", frames)
+    if len(drawn) != count:
+        raise UsageError(f"start_frames gave {len(drawn)} frames where {count} were asked for; give as many")
+    return drawn
 
 
 def as_frames(name: str, images: Tensor | np.ndarray) -> Tensor:

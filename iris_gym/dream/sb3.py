@@ -4,12 +4,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from gymnasium.vector import AutoresetMode
+from gymnasium.vector import AutoresetMode, VectorEnv
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvStepReturn
 from torch import Tensor
 
-from iris_gym.dream.vector_env import DreamVectorEnv
 from iris_gym.errors import UsageError
 
 
@@ -21,16 +20,19 @@ class DreamSB3VecEnv(VecEnv):
     the world model. `info["episode"]` is there without a `VecMonitor`, which may be used all the same.
 
     Args:
-        dream: a dream in `SAME_STEP` mode, of either output.
+        dream: a dream in `SAME_STEP` mode, of either output, bare or in vector wrappers.
 
     Raises:
-        UsageError: the dream has another autoreset mode.
+        UsageError: the dream has another autoreset mode, or is a single one.
     """
 
-    def __init__(self, dream: DreamVectorEnv) -> None:
-        if dream.autoreset_mode is not AutoresetMode.SAME_STEP:
+    def __init__(self, dream: VectorEnv) -> None:
+        if not isinstance(dream, VectorEnv):
+            raise UsageError(f"dream={dream!r} is no vector environment; take agent.make_dream_env or make_vec")
+        mode = dream.metadata.get("autoreset_mode")  # which wrappers pass on
+        if mode is not AutoresetMode.SAME_STEP:
             raise UsageError(
-                f"autoreset_mode={dream.autoreset_mode.value!r} is not Stable-Baselines3's; "
+                f"autoreset_mode={getattr(mode, 'value', mode)!r} is not Stable-Baselines3's; "
                 "make the dream with 'SameStep'"
             )
         self.dream = dream

@@ -240,7 +240,7 @@ class DreamVectorEnv(VectorEnv):
 
     # ---------------------------------------------------------------- branching
 
-    @torch.no_grad()
+    @inference
     def get_state(self) -> DreamSnapshot:
         """Where all rows stand. No weights are copied, and of the transformer's memory only what was read."""
         dream = self._running("get_state")
@@ -257,17 +257,14 @@ class DreamVectorEnv(VectorEnv):
             np_random=dict(copy.deepcopy(self.np_random.bit_generator.state)),
         )
 
-    @torch.no_grad()
+    @inference
     def set_state(self, state: DreamSnapshot, *, seed: int | None = None) -> None:
         """Go back to where `get_state` was called, here or in another dream of as many rows and the same `obs_type`.
 
         The same actions then lead to the same dream; with a `seed` to another one from the same point.
         """
         self._check_open("set_state")
-        if len(state.ended) != self.num_envs:
-            raise UsageError(f"state is of {len(state.ended)} rows; this dream has {self.num_envs}")
-        if state.obs_type != self.obs_type:
-            raise UsageError(f"state is of a dream of obs_type={state.obs_type!r}; this one has {self.obs_type!r}")
+        self._check_snapshot(state)
         super().reset(seed=seed)
         generator = self._seed_generator(anew=seed is not None)
         if seed is None:
@@ -280,6 +277,16 @@ class DreamVectorEnv(VectorEnv):
         self._episodes, self._ended = state.episodes, state.ended
         self._pool, self._steps = state.pool, state.steps
         self._clock = time.perf_counter() - state.clock
+
+    def _check_snapshot(self, state: DreamSnapshot) -> None:
+        if not isinstance(state, DreamSnapshot):
+            raise UsageError(f"state={state!r} is nothing that get_state gave")
+        if len(state.ended) != self.num_envs:
+            raise UsageError(f"state is of {len(state.ended)} rows; this dream has {self.num_envs}")
+        if state.obs_type != self.obs_type:
+            raise UsageError(f"state is of a dream of obs_type={state.obs_type!r}; this one has {self.obs_type!r}")
+        if not self.dynamics.fits(state.dream):
+            raise UsageError("state is of a dream of other networks; give it to one of an agent of the same sizes")
 
     # ---------------------------------------------------------------- beginning
 

@@ -45,7 +45,7 @@ def is_known(env_id: str) -> bool:
 
 
 def make(spec: EnvSpec, *, render_mode: str | None = None, **options: Any) -> gym.Env:
-    """`gymnasium.make` whose own errors (an unusable option, a missing dependency) become one clear line.
+    """`gymnasium.make`, with whatever goes wrong (an unusable option, a missing dependency) in one clear line.
 
     Raises:
         UsageError: Gymnasium cannot make the environment.
@@ -54,8 +54,11 @@ def make(spec: EnvSpec, *, render_mode: str | None = None, **options: Any) -> gy
         options["render_mode"] = render_mode
     try:
         return gym.make(spec, **options)
-    except (gym.error.Error, ImportError) as error:
-        raise UsageError(f"env: {spec.id!r} cannot be made: {' '.join(str(error).split())}") from error
+    except (OSError, UsageError):
+        raise
+    except Exception as error:  # of any kind, for an environment's own code runs
+        what = "" if isinstance(error, gym.error.Error | ImportError) else f"{type(error).__name__}: "
+        raise UsageError(f"env: {spec.id!r} cannot be made: {what}{' '.join(str(error).split())}") from error
 
 
 def _import(module: str, env_id: str, advice: str) -> Any:

@@ -114,6 +114,19 @@ class Dynamics:
         nothing = self._nothing_between(tokens)
         return DreamState(tokens, nothing, self._read(tokens, nothing, room=False))
 
+    def fits(self, state: DreamState) -> bool:
+        """Whether the networks have the sizes of those that `state` is of, as far as it shows."""
+        model, given = self.world_model, state.cache
+        mine = model.transformer.empty_cache(0)
+        return (
+            [mine.keys_values.shape[axis] for axis in (0, 3, 5)]
+            == [given.keys_values.shape[axis] for axis in (0, 3, 5)]
+            and given.longest <= mine.capacity
+            and state.frame_tokens.shape[2] == model.tokens_per_frame
+            and state.between.shape[2] == model.tail_length
+            and int(state.frame_tokens.max()) < model.frame_embedding.num_embeddings
+        )
+
     def blank(self, rows: int, cache: KeyValueCache | None = None) -> DreamState:
         """A dream of `rows` rows that stand nowhere yet, to be restarted. The memory of `cache` is used again."""
         if cache is None:

@@ -187,6 +187,10 @@ class Collector:
             assert isinstance(observations, np.ndarray), "images, and no dictionaries of them"
             if observations.shape != (self.num_envs, *(space.shape or ())) or observations.dtype != space.dtype:
                 raise ValueError(f"observations of shape {observations.shape} and dtype {observations.dtype}")
+            rewards, dones = np.asarray(rewards), np.asarray(dones, dtype=bool)
+            for name, column in (("rewards", rewards), ("dones", dones)):
+                if column.shape != (self.num_envs,):
+                    raise ValueError(f"{name} of shape {column.shape} for {self.num_envs} environments")
             if not np.isfinite(rewards).all():
                 raise ValueError(f"rewards {rewards.tolist()}, not all of them finite")
         return observations, rewards, dones, infos

@@ -271,8 +271,9 @@ class MeanMetrics:
         return summary
 
 
-def check_total_timesteps(total_timesteps: int) -> None:
+def check_total_timesteps(total_timesteps: float, *, least: int = 1) -> None:
     """Raise `UsageError` for a number of steps that cannot be learned for; 1e5 can."""
-    whole = isinstance(total_timesteps, int | np.integer)
-    if not (whole or (isinstance(total_timesteps, float) and total_timesteps.is_integer())) or total_timesteps <= 0:
-        raise UsageError(f"total_timesteps={total_timesteps!r} must be a whole number greater than 0")
+    whole = isinstance(total_timesteps, int | np.integer) and not isinstance(total_timesteps, bool)
+    whole = whole or (isinstance(total_timesteps, float) and total_timesteps.is_integer())
+    if not whole or total_timesteps < least:
+        raise UsageError(f"total_timesteps={total_timesteps!r} must be a whole number, at least {least}")

@@ -26,19 +26,27 @@ class Scripted(Dynamics):
         return state, replace(outcome, reward=reward, end=action == 3)
 
 
-def build_dynamics(kind: type[Dynamics] = Scripted, *, outcomes: bool = False) -> Dynamics:
+def build_dynamics(
+    kind: type[Dynamics] = Scripted,
+    *,
+    outcomes: bool = False,
+    vocab: int = VOCAB,
+    timesteps: int = TIMESTEPS,
+    layers: int = 2,
+    heads: int = 2,
+) -> Dynamics:
     """Tiny networks whose codebook comes from frames, and whose weights are large enough that dreams differ."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        tokenizer = Tokenizer(strided_encoder(8, 5, DIM), strided_decoder(8, 5, DIM), EMAQuantizer(VOCAB, DIM))
+        tokenizer = Tokenizer(strided_encoder(8, 5, DIM), strided_decoder(8, 5, DIM), EMAQuantizer(vocab, DIM))
         world_model = WorldModel(
-            vocab_size=VOCAB,
+            vocab_size=vocab,
             num_actions=ACTIONS,
             tokens_per_frame=K,
-            timesteps=TIMESTEPS,
+            timesteps=timesteps,
             embed_dim=16,
-            layers=2,
-            heads=2,
+            layers=layers,
+            heads=heads,
             outcomes_in_sequence=outcomes,
         )
         for name, parameter in world_model.named_parameters():
@@ -58,6 +66,12 @@ def frames(count: int, seed: int = 0) -> torch.Tensor:
 @pytest.fixture(scope="session")
 def dynamics() -> Dynamics:
     return build_dynamics()
+
+
+@pytest.fixture(scope="session")
+def dynamics_of():
+    """A function from other sizes to the scripted dynamics of networks that have them."""
+    return build_dynamics
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from gymnasium.wrappers.vector import ClipReward
 from stable_baselines3 import PPO
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import VecFrameStack, VecMonitor, VecTransposeImage
@@ -105,3 +106,16 @@ def test_without_statistics_of_the_dream_those_of_vec_monitor_are_there(make_dre
 def test_another_autoreset_mode_is_refused(make_dream, mode):
     with pytest.raises(UsageError, match=f"autoreset_mode='{mode}'"):
         DreamSB3VecEnv(make_dream(autoreset_mode=mode))
+
+
+def test_a_dream_in_vector_wrappers(make_dream):
+    env = DreamSB3VecEnv(ClipReward(make_dream(output="numpy"), 0, 0.5))
+    env.reset()
+    _, rewards, dones, infos = env.step(np.array([STAY, END, LOSE]))
+    assert rewards.tolist() == [0, 0.5, 0] and dones.tolist() == [False, True, False]
+    assert "terminal_observation" in infos[1]
+
+
+def test_a_single_dream_is_refused(make_dream):
+    with pytest.raises(UsageError, match="is no vector environment; take agent.make_dream_env or make_vec"):
+        DreamSB3VecEnv(object())

@@ -206,6 +206,38 @@ def test_a_branch_repeats_the_dream_or_leaves_it(make_dream, mode):
         make_dream(obs_type="tokens").set_state(state)
 
 
+@pytest.mark.parametrize(
+    "changes", [dict(layers=1), dict(heads=1), dict(timesteps=2), dict(vocab=2), dict(outcomes=True)]
+)
+def test_a_state_of_other_networks_is_refused_and_the_dream_goes_on(make_dream, dynamics_of, changes):
+    env, undisturbed = make_dream(dynamics=dynamics_of(**changes)), make_dream(dynamics=dynamics_of(**changes))
+    taken = make_dream(horizon=None)
+    taken.reset(seed=0), dream_on(taken, some_actions(3, 3))
+    actions = some_actions(2, 3)
+    for dream in (env, undisturbed):
+        dream.reset(seed=1), dream_on(dream, actions)
+    for state, words in ((taken.get_state(), "of other networks"), ("a state", "nothing that get_state gave")):
+        with pytest.raises(UsageError, match=words):
+            env.set_state(state)
+    assert same(dream_on(env, actions), dream_on(undisturbed, actions))
+
+
+def test_inference_mode_may_come_and_go(make_dream):
+    """Rollouts in it are usual, and a dream's memory is written to in place."""
+    actions = some_actions(8, 3)
+    expected, env = make_dream(horizon=2), make_dream(horizon=2)
+    expected.reset(seed=0), env.reset(seed=0)
+    answers = []
+    for index, action in enumerate(actions):
+        with torch.inference_mode(index % 2 == 0):
+            answers.append(env.step(action)[0])
+            env.set_state(env.get_state())
+    assert same(answers, [expected.step(action)[0] for action in actions])
+    with torch.inference_mode():
+        env.reset(seed=0)
+    env.step(actions[0])
+
+
 @pytest.mark.parametrize("mode", [AutoresetMode.SAME_STEP, AutoresetMode.NEXT_STEP])
 @pytest.mark.parametrize("steps", [1, 3, 5])
 def test_a_branch_of_a_longer_dream_ends_at_once(make_dream, mode, steps):
@@ -256,6 +288,8 @@ def test_what_a_source_of_start_frames_gives_is_looked_at(make_dream, some_frame
         make_dream(start_frames=lambda *_: images[:2]).reset()
     with pytest.raises(UsageError, match="start_frames cannot be used"):
         make_dream(start_frames=lambda *_: images / 255).reset()
+    with pytest.raises(UsageError, match="start_frames cannot be used"):
+        make_dream(start_frames=lambda *_: None).reset()
 
 
 def test_render_gives_the_frames_whatever_is_observed(make_dream):

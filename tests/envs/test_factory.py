@@ -171,6 +171,12 @@ def test_a_missing_dependency_is_one_line(monkeypatch):
         make_env("Broken-v0")
 
 
+def test_an_environment_that_cannot_be_made_is_one_line(monkeypatch):
+    """Whatever its own code raises; the dream, which has an id, too, needs to be told of an agent."""
+    with pytest.raises(UsageError, match="env: 'IrisGym/Dream-v0' cannot be made: TypeError: .*'checkpoint'"):
+        make_env("IrisGym/Dream-v0")
+
+
 @pytest.mark.parametrize(
     "arguments, message",
     [

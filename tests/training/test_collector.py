@@ -240,6 +240,30 @@ def test_an_environment_that_fails_is_named_with_its_step_and_leaves_nothing_in_
     assert len(replay) == 2
 
 
+@pytest.mark.parametrize("kind", [np.uint8, np.float32, list])
+def test_ends_of_another_dtype_are_ends(kind, replay):
+    """Whole numbers, inverted bit by bit, would multiply a row's memory by 255."""
+    running, expected = collector(replay), collector(RecordingReplay())
+    step = running.env.step
+
+    def answer(actions):
+        observations, rewards, dones, infos = step(actions)
+        return observations, rewards, dones.tolist() if kind is list else dones.astype(kind), infos
+
+    running.env.step = answer
+    for _ in range(4):
+        running.step(), expected.step()
+        assert torch.equal(running._state[0], expected._state[0])
+
+
+def test_as_many_ends_as_rows(replay):
+    running = collector(replay)
+    step = running.env.step
+    running.env.step = lambda actions: (*step(actions)[:2], np.zeros(3, bool), [{}] * 3)
+    with pytest.raises(RunError, match=r"dones of shape \(3,\) for 2 environments"):
+        running.step()
+
+
 # Measures
 
 
