@@ -106,6 +106,7 @@ class IRISAgent(HubAgent, PublishedAgent, BaseAlgorithm):
         run_dir: str | Path | None = None,
         _snapshot: Snapshot | None = None,
         _run: RunFolder | None = None,
+        _settings: Mapping[str, Any] | None = None,
     ) -> None:
         if policy != "IRISPolicy":
             raise UsageError(f"policy={policy!r} is unknown; IRIS has the one policy 'IRISPolicy'")
@@ -142,7 +143,7 @@ class IRISAgent(HubAgent, PublishedAgent, BaseAlgorithm):
         """What the logger of the run folder writes to besides TensorBoard and `progress.csv`."""
         self._rates = Rates()
         self._pictures: tuple[int, RunPictures | None] = -1, None
-        self.run = _run if run_dir is None else self._new_run(Path(run_dir))
+        self.run = _run if run_dir is None else self._new_run(Path(run_dir), _settings or {})
         self.scores_file = self.run.scores_file if self.run else None
         """Where an evaluation of the agent is looked for, to be told on its model card."""
         if self.run is not None:
@@ -179,9 +180,9 @@ class IRISAgent(HubAgent, PublishedAgent, BaseAlgorithm):
         monitored = Monitor(checked) if monitor_wrapper and not is_wrapped(env, Monitor) else checked
         return DummyVecEnv([lambda: monitored])
 
-    def _new_run(self, path: Path) -> RunFolder:
+    def _new_run(self, path: Path, settings: Mapping[str, Any]) -> RunFolder:
         run = RunFolder(path)
-        run.create(self.config.to_dict(), seed=self.seed, env=self.env_id)
+        run.create(self.config.to_dict(), seed=self.seed, env=self.env_id, **settings)
         return run
 
     def _open_replay(self, snapshot: Snapshot | None) -> Replay:
@@ -627,6 +628,8 @@ class IRISAgent(HubAgent, PublishedAgent, BaseAlgorithm):
         run.check_files()
         snapshot = checkpoint.read_newest_checkpoint(run.checkpoints, check_stored)
         settings = run.settings() if snapshot is None else snapshot.state
+        if snapshot is None and settings.get("imported"):
+            raise UsageError(f"run={str(run_dir)!r} is of an import that was stopped; remove it, and import again")
         if "seed" not in settings:
             raise UsageError(f"run={str(run_dir)!r} has no complete checkpoint yet, nor a seed to begin anew with")
         check_entries({"env": None} | settings, SETTINGS, f"run={str(run_dir)!r}")

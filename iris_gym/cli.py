@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import io
 import itertools
+import os
 import signal
 import sys
 import threading
@@ -60,6 +61,17 @@ def parse(arguments: Sequence[str]) -> Train | Evaluate | Scores | Plot | Record
         raise UsageError(_one_line(complaint.getvalue())) from error
 
 
+class PatientConsole(Console):
+    """A console that falls silent where nobody reads it any more, as after `| head`. Rich would end the process, and a
+    run with it."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        silence = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(silence, sys.stdout.fileno())
+        os.close(silence)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command; exit with 0, with 2 after a line about bad input, with 1 after one about what made it fail (a full
     disk, a broken environment), or with 128 + the signal that stopped a run."""
@@ -71,7 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     threading.excepthook = _except_for_full_disks
     try:
         command = parse(sys.argv[1:] if arguments is None else arguments)
-        status = command.run(Console())
+        status = command.run(PatientConsole())
     except UsageError as error:
         print(f"iris-gym: error: {error}", file=sys.stderr)
         status = 2

@@ -118,9 +118,11 @@ class PublishedAgent:
         """
         snapshot = read_published(path, transformer_heads)
         snapshot.state["config"]["perceptual_weight"] = perceptual_weight
-        agent = cls._from_snapshot(snapshot, path, env, device=device, run_dir=run_dir, **arguments)
+        starts = explored_frames(env) if isinstance(env, str) else None
+        arguments |= dict(device=device, run_dir=run_dir, _settings={"imported": True})
+        agent = cls._from_snapshot(snapshot, path, env, **arguments)
         del snapshot  # and with it the pages of the file that were read
-        agent.start_frames = explored_frames(env) if isinstance(env, str) else None
+        agent.start_frames = starts
         agent.save_checkpoint()
         return agent
 

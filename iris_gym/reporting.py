@@ -25,7 +25,7 @@ from iris_gym.evaluation.real_episodes import RealEpisode, play_games
 from iris_gym.evaluation.report import page
 from iris_gym.evaluation.scores import versions
 from iris_gym.imagination.dynamics import Dynamics
-from iris_gym.training.run_folder import check_writable
+from iris_gym.training.run_folder import check_output
 
 DEFAULT_EPISODES = 8
 DEFAULT_HORIZON = 20
@@ -193,7 +193,7 @@ def _checked_page(out: str | Path) -> Path:
     path = Path(out)
     if path.suffix not in (".html", ".htm"):
         raise UsageError(f"out={str(out)!r} is no page; give a name that ends in .html")
-    check_writable("out", path.parent)
+    check_output("out", path)
     return path
 
 

@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ import torch
 from iris_gym import IRISAgent, IRISConfig
 from iris_gym.cli import main, parse
 from iris_gym.commands import common
-from iris_gym.commands.train import default_run_dir
+from iris_gym.commands.train import reserved_run_dir
 from iris_gym.errors import UsageError
 
 SHORT_GAME = """
@@ -178,7 +179,64 @@ def test_the_default_folder_is_named_after_game_and_time(cli, here):
     assert train(cli, "--total-timesteps", 5)[0] == 0
     [run] = (here / "runs" / "short_game-ShortGame-v0").iterdir()
     assert re.fullmatch(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d", run.name)
-    assert default_run_dir("ALE/Pong-v5").parts[:2] == ("runs", "ALE-Pong-v5")
+    assert reserved_run_dir("ALE/Pong-v5").parts[:2] == ("runs", "ALE-Pong-v5")
+
+
+def test_runs_that_begin_in_the_same_second_have_folders_of_their_own(here, monkeypatch):
+    monkeypatch.setattr("time.strftime", lambda form: "now")
+    assert [reserved_run_dir("Game-v0").name for _ in range(3)] == ["now", "now_2", "now_3"]
+
+
+def test_a_run_that_cannot_begin_leaves_no_folder(cli, here):
+    status, _, err = cli("train", "--env", "IrisGym/Dream-v0", *TINY, "--seed", 0)
+    assert status == 2 and "cannot be made: TypeError" in err
+    assert not Path("runs").exists()
+
+
+def test_a_run_stopped_before_its_first_step_knows_what_it_was_told(cli, here, monkeypatch):
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("iris_gym.commands.train.StopSignals", stopped)
+        assert train(cli, "--total-timesteps", 7, "--run-dir", "run", "--threads", 1)[0] == 130
+    assert json.loads(Path("run/run.json").read_text()) == {
+        "seed": 0,
+        "env": ENV,
+        "total_timesteps": 7,
+        "threads": 1,
+        "final_episodes": 0,
+    }
+    assert cli("train", "--run-dir", "run", "--resume", "--device", "cpu")[0] == 0
+    assert IRISAgent.load("run").num_timesteps == 7
+
+
+def test_a_command_that_is_asked_to_end_leaves_nothing_temporary(here, module_folder, tmp_path, monkeypatch):
+    IRISAgent(ENV, IRISConfig.tiny(atari_100k=False), seed=0, device="cpu").save("agent.zip")
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "temporary"))
+    arguments = ("evaluate", "--run", "agent.zip", "--episodes", "1000000", "--workers", "1", "--device", "cpu")
+    process = in_a_process(*arguments, modules=module_folder)
+    until = time.monotonic() + 60
+    while not list((tmp_path / "temporary").glob("iris_gym_replay_*")) and time.monotonic() < until:
+        time.sleep(0.05)
+    time.sleep(1)
+    process.terminate()
+    process.communicate(timeout=60)
+    assert process.returncode == 143
+    assert not list((tmp_path / "temporary").glob("iris_gym_replay_*"))
+
+
+def test_nobody_reads_any_more(here):
+    """The run goes on, as it would have without anybody looking."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    code = (
+        "import sys; from iris_gym.cli import PatientConsole as C; c = C(); c.print(1), c.print(2), sys.stdout.flush()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], stdout=writer, stderr=subprocess.PIPE, timeout=120)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (0, b"")
 
 
 def test_a_component_that_never_starts_is_a_line_and_no_failure(cli, here):

@@ -89,6 +89,13 @@ def test_every_field_survives_a_file(suffix, tmp_path):
     assert IRISConfig.load(tmp_path / f"config.{suffix}") == config
 
 
+@pytest.mark.parametrize("written, number", [("1e-4", 1e-4), ("2.5E-3", 2.5e-3), ("+1e-2", 1e-2), ("1.0e-4", 1e-4)])
+def test_numbers_in_yaml_as_everybody_writes_them(written, number, tmp_path):
+    """YAML 1.1 wants a point and a sign."""
+    (tmp_path / "config.yaml").write_text(f"actor_critic_learning_rate: {written}\n")
+    assert IRISConfig.load(tmp_path / "config.yaml").actor_critic_learning_rate == number
+
+
 def test_very_small_numbers_survive_yaml(tmp_path):
     IRISConfig(actor_critic_learning_rate=1e-7).save(tmp_path / "config.yaml")
     assert IRISConfig.load(tmp_path / "config.yaml").actor_critic_learning_rate == 1e-7

@@ -333,6 +333,16 @@ def test_an_imported_agent_dreams_from_frames_of_random_play(tmp_path):
         assert observation.shape == (3, 64, 64, 3)
 
 
+def test_an_import_that_was_stopped_is_no_run_to_resume(tmp_path, monkeypatch):
+    """It would begin anew, from weights that nobody has trained."""
+    path = written(tiny_checkpoint(), tmp_path)
+    with monkeypatch.context() as patched, pytest.raises(ZeroDivisionError):
+        patched.setattr(IRISAgent, "save_checkpoint", lambda agent: 1 / 0)
+        IRISAgent.from_published(path, FourActions(), 2, "cpu", run_dir=tmp_path / "run")
+    with pytest.raises(UsageError, match="is of an import that was stopped; remove it, and import again"):
+        IRISAgent.resume(tmp_path / "run", FourActions(), device="cpu")
+
+
 def test_an_imported_run_learns_on(tmp_path):
     agent = IRISAgent.from_published(
         written(tiny_checkpoint(), tmp_path), FourActions(), 2, "cpu", run_dir=tmp_path / "run", perceptual_weight=0.0

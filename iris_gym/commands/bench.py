@@ -17,6 +17,7 @@ from iris_gym.benchmark_table import check_table, read_result, remarks, scaling_
 from iris_gym.commands.common import Preset, say, set_threads
 from iris_gym.config import IRISConfig, preset_name
 from iris_gym.errors import UsageError
+from iris_gym.training.run_folder import check_output
 
 
 @dataclass
@@ -57,6 +58,8 @@ class Bench:
     def run(self, console: Console) -> int:
         other = read_result(self.compare) if self.compare else None
         self._check_modes()
+        if self.json:
+            check_output("json", self.json)
         set_threads(self.threads, self.hyperparameters)
         if self.scaling:
             result = self._scale(console)

@@ -25,8 +25,10 @@ def set_threads(threads: int | None, config: IRISConfig) -> None:
     On an idle machine of two cores a second thread gains a small network a third at the most. Where another program
     runs beside, it costs a multiple; two runs of one thread each are faster than one run of two.
     """
-    if threads is not None and not 1 <= threads <= MOST_THREADS:
-        raise UsageError(f"threads={shown(threads)} must be greater than 0 and at most {MOST_THREADS}, or left out")
+    if threads is not None and not (type(threads) is int and 1 <= threads <= MOST_THREADS):  # it may be a file's
+        raise UsageError(
+            f"threads={shown(threads)} must be a whole number greater than 0 and at most {MOST_THREADS}, or left out"
+        )
     if threads is None and config.transformer_embed_dim <= SMALL_WIDTH:
         threads = 1
     if threads is not None:

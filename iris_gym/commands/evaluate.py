@@ -21,7 +21,7 @@ from iris_gym.evaluation.players import FunctionPlayer
 from iris_gym.evaluation.rows import OpenEnv, Player, games
 from iris_gym.evaluation.scores import cut_episodes, mean_and_error, summary, write_scores
 from iris_gym.evaluation.video import check_video, write_video
-from iris_gym.training.run_folder import RunFolder, check_writable
+from iris_gym.training.run_folder import RunFolder, check_output
 
 GPU_WORKERS = 4
 """Processes that play on one GPU, if nobody says how many: each takes memory there for what torch needs of its own."""
@@ -78,8 +78,9 @@ class Evaluate:
         torch.set_num_threads(1)  # as the workers have it, so that their number changes nothing
         contest = self._function_contest() if self.run_ is None else self._run_contest(self.run_)
         result = self._scores(contest)
+        say(console, _score_line(result))  # first, for the disk may be full
         write_scores(contest.scores_file, result)
-        say(console, _score_line(result) + f"; written to {contest.scores_file}")
+        say(console, f"written to {contest.scores_file}")
         if self.video:
             say(console, f"video: {self._film(contest)}")
         return 0
@@ -99,7 +100,7 @@ class Evaluate:
     def _run_contest(self, run: Path) -> _Contest:
         agent = IRISAgent.load(run, device=self.device)
         file = self.out or (RunFolder(run).scores_file if run.is_dir() else run.with_suffix(".scores.json"))
-        check_writable("run" if self.out is None else "out", file.parent)
+        check_output("run" if self.out is None else "out", file)
         temperature = 0.0 if self.deterministic else self.temperature
         player = agent.evaluation_player(temperature)
         protocol = run_protocol(agent, player.temperature, self.preprocessing, self.max_steps)
@@ -115,7 +116,7 @@ class Evaluate:
     def _function_contest(self) -> _Contest:
         assert self.agent is not None and self.env is not None
         file = self.out or Path("scores.json")
-        check_writable("out", file.parent)
+        check_output("out", file)
         preprocessing = self.preprocessing or "iris"
         return _Contest(
             FunctionPlayer(self.agent, deterministic=self.deterministic),

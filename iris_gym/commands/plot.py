@@ -10,7 +10,7 @@ from iris_gym.commands.common import say
 from iris_gym.errors import UsageError
 from iris_gym.evaluation.curves import choose_metrics, read_progress
 from iris_gym.evaluation.figures import FORMATS, check_figures, curves_figure, save_figure
-from iris_gym.training.run_folder import check_writable
+from iris_gym.training.run_folder import check_output
 
 
 @dataclass
@@ -30,7 +30,7 @@ class Plot:
         if self.out.suffix not in FORMATS:
             raise UsageError(f"out={str(self.out)!r} must end in one of {', '.join(FORMATS)}")
         check_figures()
-        check_writable("out", self.out.parent)
+        check_output("out", self.out)
         logged = [read_progress(run) for run in self.runs]
         save_figure(self.out, curves_figure(logged, choose_metrics(logged, self.metrics)))
         say(console, f"written: {self.out}")

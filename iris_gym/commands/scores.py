@@ -20,7 +20,7 @@ from iris_gym.evaluation.figures import (
 )
 from iris_gym.evaluation.files import write_atomically
 from iris_gym.evaluation.score_table import ScoreTable, read_run, score_table
-from iris_gym.training.run_folder import check_writable
+from iris_gym.training.run_folder import check_output, check_writable
 
 
 @dataclass
@@ -61,7 +61,7 @@ class Scores:
         for name in ("json", "csv", "markdown"):
             path = getattr(self, name)
             if path is not None:
-                check_writable(name, path.parent)
+                check_output(name, path)
         if self.figures is not None:
             check_figures()
             check_writable("figures", self.figures)

@@ -1,10 +1,12 @@
 """`iris-gym train`."""
 
+import itertools
+import os
 import time
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 from rich.console import Console
@@ -16,10 +18,12 @@ from iris_gym.commands.stop_signals import StopRequested, StopSignals
 from iris_gym.config import IRISConfig
 from iris_gym.errors import UsageError
 from iris_gym.progress import TrainingDisplay
-from iris_gym.training.run_folder import RunFolder
+from iris_gym.training.run_folder import RunFolder, check_writable
 from iris_gym.training.trainer import check_total_timesteps
 from iris_gym.training.wandb_output import WandbOutput, check_wandb
 from iris_gym.untrusted.documents import shown
+
+REMEMBERED = ("total_timesteps", "threads", "final_episodes")
 
 
 @dataclass
@@ -58,7 +62,7 @@ class Train:
         config = self.hyperparameters
         config.validate()
         self._recall_settings()
-        total = config.max_env_steps if self.total_timesteps is None else self.total_timesteps
+        self.total_timesteps = total = config.max_env_steps if self.total_timesteps is None else self.total_timesteps
         check_total_timesteps(total)
         self._check_final_episodes()
         if self.wandb:
@@ -72,17 +76,16 @@ class Train:
         stop = StopSignals(lambda: agent.trainer.evaluating)
         with suppress(StopRequested), stop:
             if left > 0 or agent.trainer.epochs_left(agent.trainer.env_steps + left):
-                agent.run.write_settings(
-                    total_timesteps=total, threads=self.threads, final_episodes=self.final_episodes
-                )
+                agent.run.write_settings(**self._settings())
                 if not self._train(agent, max(left, 0), stop, console):
-                    say(console, f"stopped and saved; go on with: iris-gym train --run-dir {agent.run.path} --resume")
+                    again = " --resume --wandb" if self.wandb else " --resume"
+                    say(console, f"stopped and saved; go on with: iris-gym train --run-dir {agent.run.path}{again}")
                     return 128 + stop.received
             else:
                 say(
                     console, f"{agent.run.path} has collected {agent.num_timesteps:,} steps already: nothing left to do"
                 )
-                if has_ended(agent):
+                if has_ended(agent) and not self._asked_for_games:
                     return 0
             stop.interruptible = lambda: True  # nothing is lost any more: the agent is saved
             if self.final_episodes != 0 and not stop.received:
@@ -116,10 +119,11 @@ class Train:
 
     def _recall_settings(self) -> None:
         """A resumed run is told again what it was told before, but for what is said anew."""
+        self._asked_for_games = bool(self.final_episodes)
         if not self.resume:
             return
         settings = RunFolder(required_run_dir(self.run_dir)).settings()
-        for name in ("total_timesteps", "threads", "final_episodes"):
+        for name in REMEMBERED:
             if getattr(self, name) is None:
                 setattr(self, name, settings.get(name))
 
@@ -128,8 +132,20 @@ class Train:
             run = RunFolder(required_run_dir(self.run_dir))
             if run.exists:
                 return self._resumed(run, config)
-        run_dir = self.run_dir or default_run_dir(config.env)
-        return IRISAgent(config.env, config, seed=self.seed, device=self.device, run_dir=run_dir)
+        folder = self.run_dir or reserved_run_dir(config.env)
+        try:
+            return IRISAgent(
+                config.env, config, seed=self.seed, device=self.device, run_dir=folder, _settings=self._settings()
+            )
+        except BaseException:
+            if self.run_dir is None:
+                with suppress(OSError):  # there is something in it
+                    os.removedirs(folder)
+            raise
+
+    def _settings(self) -> dict[str, Any]:
+        """What a resumed run is told again."""
+        return {name: getattr(self, name) for name in REMEMBERED}
 
     def _resumed(self, run: RunFolder, config: IRISConfig) -> IRISAgent:
         before = IRISConfig.load(run.config_file).to_dict()
@@ -143,6 +159,14 @@ class Train:
         return IRISAgent.resume(run.path, device=self.device)
 
 
-def default_run_dir(env_id: str) -> Path:
-    """runs/<env>/<date-time>, the slashes of the id made dashes."""
-    return Path("runs") / env_id.replace("/", "-").replace(":", "-") / time.strftime("%Y-%m-%d_%H-%M-%S")
+def reserved_run_dir(env_id: str) -> Path:
+    """runs/<env>/<date-time>, the slashes of the id made dashes. It is made here, since others may begin in the same
+    second: the next is <date-time>_2."""
+    runs, now = Path("runs") / env_id.replace("/", "-").replace(":", "-"), time.strftime("%Y-%m-%d_%H-%M-%S")
+    check_writable("run_dir", runs)
+    for number in itertools.count(1):
+        folder = runs / (now if number == 1 else f"{now}_{number}")
+        with suppress(FileExistsError):
+            folder.mkdir(parents=True)
+            return folder
+    raise AssertionError("not reached")

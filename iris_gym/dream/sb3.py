@@ -1,7 +1,7 @@
 """The dream as a `VecEnv` of Stable-Baselines3."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
@@ -75,7 +75,7 @@ class DreamSB3VecEnv(VecEnv):
         self.dream.close()
 
     def get_images(self) -> Sequence[np.ndarray | None]:
-        frames = self.dream.render()
+        frames = cast(tuple[np.ndarray, ...] | None, self.dream.render())
         return [None] * self.num_envs if frames is None else list(frames)
 
     def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:

@@ -4,6 +4,7 @@ T is the number of steps of an episode. Images are NumPy arrays (height, width, 
 """
 
 import os
+import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -161,8 +162,13 @@ def check_video() -> None:
     """Raise `UsageError` where no video can be written."""
     try:
         import moviepy.video.io.ffmpeg_writer  # noqa: F401, an optional package
+        from moviepy.config import FFMPEG_BINARY
     except ImportError as error:
         raise UsageError('a video needs moviepy; run: pip install "iris-gym[video]"') from error
+    except (OSError, RuntimeError) as error:  # of imageio-ffmpeg, which is asked at once
+        raise UsageError(f"a video needs ffmpeg: {' '.join(str(error).split())}") from error
+    if shutil.which(FFMPEG_BINARY) is None:
+        raise UsageError(f"a video needs ffmpeg; {FFMPEG_BINARY!r} is no program")
 
 
 def panel(name: str, frame: Tensor, reward: float, total: float, end: bool, scale: int) -> np.ndarray:

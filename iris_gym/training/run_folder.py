@@ -22,6 +22,8 @@ except ImportError:  # Windows: there a folder is not locked
 
 TEMPORARY = ".tmp"
 
+WANDB_FOLDER = "wandb"
+
 
 @dataclass(frozen=True, slots=True)
 class RunFolder:
@@ -90,9 +92,12 @@ class RunFolder:
     def check_files(self) -> None:
         """Raise `UsageError` where a file of the run is a link, a pipe or a device.
 
-        To go on with the run would write to where a link leads, and wait for a pipe.
+        To go on with the run would write to where a link leads, and wait for a pipe. Weights & Biases, which links its
+        newest logs, has a folder of its own, where nothing else is written to.
         """
-        for folder, _, names in os.walk(self.path):
+        for folder, folders, names in os.walk(self.path):
+            if Path(folder) == self.path and WANDB_FOLDER in folders:
+                folders.remove(WANDB_FOLDER)
             for path in (os.path.join(folder, name) for name in names):
                 if not stat.S_ISREG(os.lstat(path).st_mode):
                     raise UsageError(f"run={str(self.path)!r}: {path!r} is a link or no file; copy the run again whole")
@@ -183,6 +188,14 @@ def check_writable(name: str, folder: Path) -> None:
     nearest = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
     if not nearest.is_dir() or not os.access(nearest, os.W_OK):
         raise UsageError(f"{name}={str(folder)!r} cannot be written to: {str(nearest)!r} is no writable folder")
+
+
+def check_output(name: str, path: Path) -> None:
+    """Raise `UsageError`, which names the argument, where no file can be written to, or put in the place of what is
+    there: a folder, a device, a pipe."""
+    check_writable(name, path.parent)
+    if path.exists() and not path.is_file():
+        raise UsageError(f"{name}={str(path)!r} is no file; give the name of one")
 
 
 def read_snapshot(path: str | Path, check: Check | None = None) -> Snapshot:

@@ -1,6 +1,7 @@
 """Small files of plain values, JSON and YAML, and how a value out of them is shown."""
 
 import json
+import re
 import reprlib
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,11 @@ class _PlainLoader(yaml.SafeLoader):
         if self.check_event(yaml.AliasEvent):
             raise yaml.YAMLError("it refers to a value by an alias; write the value out")
         return super().compose_node(parent, index)
+
+
+_PlainLoader.add_implicit_resolver(  # YAML 1.1 takes 1e-4 for a string, for it lacks the point; everybody writes it
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
 
 
 def parse_yaml(content: bytes) -> Any:

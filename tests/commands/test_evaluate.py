@@ -1,6 +1,7 @@
 """`iris-gym evaluate`, in ways that tests/test_cli.py does not go."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -169,6 +170,20 @@ BAD_FOR_RUNS = {
 def test_bad_input_for_a_run_is_one_line(arguments, message, refused, saved):
     assert message in refused("evaluate", "--run", saved, "--device", "cpu", "--out", "a.json", *arguments)
     assert not Path("a.json").exists()
+
+
+@pytest.mark.parametrize("program", ["/no/ffmpeg", "unset"])
+def test_a_video_without_ffmpeg_is_refused_before_anything_is_played(refused, saved, monkeypatch, program):
+    monkeypatch.setattr("moviepy.config.FFMPEG_BINARY", program)
+    assert "a video needs ffmpeg" in refused("evaluate", "--run", saved, *SHORT, "--video")
+
+
+def test_scores_are_not_put_in_the_place_of_a_folder_or_a_pipe(refused, saved):
+    os.mkfifo("pipe"), os.mkdir("folder")
+    for name in ("pipe", "folder"):
+        said = refused("evaluate", "--run", saved, *SHORT, "--out", name)
+        assert f"out='{name}' is no file; give the name of one" in said
+    assert Path("pipe").is_fifo() and not list(Path("folder").iterdir())
 
 
 def test_a_video_without_moviepy_is_refused_before_anything_is_played(refused, saved, monkeypatch):

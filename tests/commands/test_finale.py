@@ -185,12 +185,29 @@ def test_without_episodes_there_is_no_such_end_and_a_resumed_run_knows(cli):
     assert not Path("run/final_scores.json").exists()
 
 
+@pytest.mark.filterwarnings("default:learning ends at", "default:the .* of this agent has had no update")
+def test_games_that_are_asked_for_are_played_though_the_run_has_ended(cli):
+    cli(*TRAIN, GRID, "--total-timesteps", 5, "--final-episodes", 1)
+    again = ("train", "--run-dir", "run", "--resume", "--device", "cpu")
+    assert cli(*again)[1].splitlines()[-1].endswith("nothing left to do")
+    assert cli(*again, "--final-episodes", 2)[0] == 0
+    assert len(json.loads(Path("run/final_scores.json").read_text())["episodes"]) == 2
+
+
 @pytest.mark.parametrize("found", ['"many"', "true", "1e9", "-2"])
 def test_a_spoiled_number_of_episodes_is_one_line(found, refused, tmp_path):
     IRISAgent(GRID, IRISConfig.tiny(), seed=0, device="cpu", run_dir=tmp_path / "run")
     settings = Path("run/run.json")
     settings.write_text(settings.read_text().replace("{", f'{{"final_episodes": {found},', 1))
     assert "final_episodes=" in refused("train", "--run-dir", "run", "--resume", "--device", "cpu")
+
+
+@pytest.mark.parametrize("found", ['"2"', "1.5", "true"])
+def test_a_spoiled_number_of_threads_is_one_line(found, refused, tmp_path):
+    IRISAgent(GRID, IRISConfig.tiny(), seed=0, device="cpu", run_dir=tmp_path / "run")
+    settings = Path("run/run.json")
+    settings.write_text(settings.read_text().replace("{", f'{{"threads": {found},', 1))
+    assert "threads=" in refused("train", "--run-dir", "run", "--resume", "--device", "cpu")
 
 
 def test_how_many_episodes_are_played(pong, monkeypatch):

@@ -71,6 +71,17 @@ def test_a_folder_that_cannot_be_written_is_not_free(tmp_path, monkeypatch):
         RunFolder(tmp_path / "run").check_free()
 
 
+def test_links_of_weights_and_biases_are_its_own(tmp_path):
+    run = RunFolder(tmp_path)
+    (tmp_path / "wandb").mkdir()
+    (tmp_path / "wandb/debug.log").symlink_to(tmp_path / "somewhere")
+    run.check_files()
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs/wandb").symlink_to(tmp_path / "somewhere")
+    with pytest.raises(UsageError, match="logs/wandb' is a link or no file"):
+        run.check_files()
+
+
 def test_clearing_leaves_what_is_not_the_runs(tmp_path):
     run = RunFolder(tmp_path)
     run.create({}, seed=3)
