@@ -143,6 +143,26 @@ def behind(study):
     return found
 
 
+def test_how_long_ppo_takes_to_get_as_far(readme):
+    text, table = (file.read_text() for file in (EXAMPLES.parent / "README.md", RESULTS / "steps_10000/table.md"))
+    rows = re.findall(r"^\| Min\S+ \| PPO \| .*", table, re.M)
+    assert len(rows) == 4 and "\n".join(rows) in text
+    files = sorted((RESULTS / "steps_10000").glob("ppo__longer__*.json"))
+    results = [json.loads(file.read_text()) for file in files]
+    assert len(results) == 20 and all(result["reached"] for result in results)
+    took = [
+        result["points"][-1]["cpu_seconds"] for file, result in zip(files, results, strict=True) if LAVA in file.name
+    ]
+    there = [point["cpu_seconds"] for result in results_of(10000, "iris", LAVA) for point in result["points"]][4::7]
+    assert (
+        f"5,000, but {min(took):.0f} to {max(took):.0f} CPU seconds instead of {median(there):.0f} (on the Xeon)"
+        in readme
+    )
+    last = [result["points"][-1]["evaluations"] for result in results]
+    assert sum(way["greedy"]["mean"] == max(played["mean"] for played in way.values()) for way in last) == 20
+    assert max(result["points"][-1]["env_steps"] for result in results) == 6 * 5000  # IRIS: "after 7,000 all five"
+
+
 def test_in_the_smallest_room_all_come_to_the_most_that_can_be_had(behind, study, readme):
     def means(agent: str, way: str, at: int) -> float:
         return study.report.interquartile_mean(means_at(results_of(10000, agent, EMPTY), at, way))[0]
