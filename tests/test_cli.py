@@ -179,12 +179,15 @@ def test_the_default_folder_is_named_after_game_and_time(cli, here):
     assert train(cli, "--total-timesteps", 5)[0] == 0
     [run] = (here / "runs" / "short_game-ShortGame-v0").iterdir()
     assert re.fullmatch(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d", run.name)
-    assert reserved_run_dir("ALE/Pong-v5").parts[:2] == ("runs", "ALE-Pong-v5")
+    with reserved_run_dir("ALE/Pong-v5") as folder:
+        assert folder.parts[:2] == ("runs", "ALE-Pong-v5")
+    assert not Path("runs/ALE-Pong-v5").exists()
 
 
 def test_runs_that_begin_in_the_same_second_have_folders_of_their_own(here, monkeypatch):
     monkeypatch.setattr("time.strftime", lambda form: "now")
-    assert [reserved_run_dir("Game-v0").name for _ in range(3)] == ["now", "now_2", "now_3"]
+    with reserved_run_dir("Game-v0") as one, reserved_run_dir("Game-v0") as two, reserved_run_dir("Game-v0") as three:
+        assert [folder.name for folder in (one, two, three)] == ["now", "now_2", "now_3"]
 
 
 def test_a_run_that_cannot_begin_leaves_no_folder(cli, here):

@@ -1,9 +1,9 @@
 """`iris-gym train`."""
 
-import itertools
 import os
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -61,6 +61,7 @@ class Train:
     def run(self, console: Console) -> int:
         config = self.hyperparameters
         config.validate()
+        asked_for_games = bool(self.final_episodes)
         self._recall_settings()
         self.total_timesteps = total = config.max_env_steps if self.total_timesteps is None else self.total_timesteps
         check_total_timesteps(total)
@@ -85,7 +86,7 @@ class Train:
                 say(
                     console, f"{agent.run.path} has collected {agent.num_timesteps:,} steps already: nothing left to do"
                 )
-                if has_ended(agent) and not self._asked_for_games:
+                if has_ended(agent) and not asked_for_games:
                     return 0
             stop.interruptible = lambda: True  # nothing is lost any more: the agent is saved
             if self.final_episodes != 0 and not stop.received:
@@ -119,7 +120,6 @@ class Train:
 
     def _recall_settings(self) -> None:
         """A resumed run is told again what it was told before, but for what is said anew."""
-        self._asked_for_games = bool(self.final_episodes)
         if not self.resume:
             return
         settings = RunFolder(required_run_dir(self.run_dir)).settings()
@@ -132,16 +132,10 @@ class Train:
             run = RunFolder(required_run_dir(self.run_dir))
             if run.exists:
                 return self._resumed(run, config)
-        folder = self.run_dir or reserved_run_dir(config.env)
-        try:
+        with nullcontext(self.run_dir) if self.run_dir else reserved_run_dir(config.env) as folder:
             return IRISAgent(
                 config.env, config, seed=self.seed, device=self.device, run_dir=folder, _settings=self._settings()
             )
-        except BaseException:
-            if self.run_dir is None:
-                with suppress(OSError):  # there is something in it
-                    os.removedirs(folder)
-            raise
 
     def _settings(self) -> dict[str, Any]:
         """What a resumed run is told again."""
@@ -159,14 +153,27 @@ class Train:
         return IRISAgent.resume(run.path, device=self.device)
 
 
-def reserved_run_dir(env_id: str) -> Path:
+@contextmanager
+def reserved_run_dir(env_id: str) -> Iterator[Path]:
     """runs/<env>/<date-time>, the slashes of the id made dashes. It is made here, since others may begin in the same
-    second: the next is <date-time>_2."""
+    second: the next is <date-time>_2. If nothing is put into it, it is removed."""
     runs, now = Path("runs") / env_id.replace("/", "-").replace(":", "-"), time.strftime("%Y-%m-%d_%H-%M-%S")
     check_writable("run_dir", runs)
-    for number in itertools.count(1):
-        folder = runs / (now if number == 1 else f"{now}_{number}")
-        with suppress(FileExistsError):
-            folder.mkdir(parents=True)
-            return folder
-    raise AssertionError("not reached")
+    folder, number = runs / now, 1
+    while not _made(folder):
+        number += 1
+        folder = runs / f"{now}_{number}"
+    try:
+        yield folder
+    finally:
+        with suppress(OSError):  # there is something in it
+            os.removedirs(folder)
+
+
+def _made(folder: Path) -> bool:
+    """Make a folder; False where another process was quicker."""
+    try:
+        folder.mkdir(parents=True)
+    except FileExistsError:
+        return False
+    return True
