@@ -258,7 +258,8 @@ class IRISAgent(HubAgent, PublishedAgent, BaseAlgorithm):
         super().set_env(cast(VecEnv, self._vec_env(env, self.verbose)), force_reset)
         assert self.env is not None
         self.env_id = env if isinstance(env, str) else None
-        self.config.env = self.env_id or self.config.env
+        if self.env_id:
+            self.config.env = self.env_id
         self.trainer.evaluate = self._evaluation_metrics if self.env_id else None
         self.trainer.collector = build_collector(
             self.config, build_acting(self.config, self.models), self.replay, self.streams, self.env

@@ -116,12 +116,10 @@ class Dynamics:
 
     def fits(self, state: DreamState) -> bool:
         """Whether the networks have the sizes of those that `state` is of, as far as it shows."""
-        model, given = self.world_model, state.cache
-        mine = model.transformer.empty_cache(0)
+        model, cache = self.world_model, self.world_model.transformer.empty_cache(0)
         return (
-            [mine.keys_values.shape[axis] for axis in (0, 3, 5)]
-            == [given.keys_values.shape[axis] for axis in (0, 3, 5)]
-            and given.longest <= mine.capacity
+            state.cache.sizes == cache.sizes
+            and state.cache.longest <= cache.capacity
             and state.frame_tokens.shape[2] == model.tokens_per_frame
             and state.between.shape[2] == model.tail_length
             and int(state.frame_tokens.max()) < model.frame_embedding.num_embeddings

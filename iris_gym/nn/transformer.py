@@ -28,6 +28,12 @@ class KeyValueCache:
     capacity: int  # tokens that a row can read
 
     @property
+    def sizes(self) -> tuple[int, int, int]:
+        """The transformer's layers and heads, and the width of a head."""
+        layers, _, _, heads, _, head_dim = self.keys_values.shape
+        return layers, heads, head_dim
+
+    @property
     def span(self) -> int:
         """How many places to read, `longest` at least."""
         room = self.keys_values.shape[4]

@@ -273,7 +273,6 @@ class MeanMetrics:
 
 def check_total_timesteps(total_timesteps: float, *, least: int = 1) -> None:
     """Raise `UsageError` for a number of steps that cannot be learned for; 1e5 can."""
-    whole = isinstance(total_timesteps, int | np.integer) and not isinstance(total_timesteps, bool)
-    whole = whole or (isinstance(total_timesteps, float) and total_timesteps.is_integer())
-    if not whole or total_timesteps < least:
+    number = isinstance(total_timesteps, int | float | np.integer) and not isinstance(total_timesteps, bool)
+    if not number or total_timesteps % 1 or total_timesteps < least:  # the remainder of infinity is no number, so true
         raise UsageError(f"total_timesteps={total_timesteps!r} must be a whole number, at least {least}")
