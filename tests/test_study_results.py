@@ -144,23 +144,26 @@ def behind(study):
 
 
 def test_how_long_ppo_takes_to_get_as_far(readme):
-    text, table = (file.read_text() for file in (EXAMPLES.parent / "README.md", RESULTS / "steps_10000/table.md"))
-    rows = re.findall(r"^\| Min\S+ \| PPO \| .*", table, re.M)
-    assert len(rows) == 4 and "\n".join(rows) in text
-    files = sorted((RESULTS / "steps_10000").glob("ppo__longer__*.json"))
-    results = [json.loads(file.read_text()) for file in files]
-    assert len(results) == 20 and all(result["reached"] for result in results)
-    took = [
-        result["points"][-1]["cpu_seconds"] for file, result in zip(files, results, strict=True) if LAVA in file.name
+    table = (RESULTS / "steps_10000/table.md").read_text().split("## Environment steps until")[1]
+    rows = re.findall(r"^\| M.*", table, re.M)
+    assert len(rows) == 8 and "\n".join(rows) in (EXAMPLES.parent / "README.md").read_text()
+    taken = [
+        [int(step.replace(",", "")) if ">" not in step else 10**6 for step in row[:-2].split("| ")[-1].split(", ")]
+        for row in rows
     ]
-    there = [point["cpu_seconds"] for result in results_of(10000, "iris", LAVA) for point in result["points"]][4::7]
-    assert (
-        f"5,000, but {min(took):.0f} to {max(took):.0f} CPU seconds instead of {median(there):.0f} (on the Xeon)"
-        in readme
+    iris, ppo = taken[::2], taken[1::2]
+    middles = [f"{median(ours):,} against {median(theirs):,}" for ours, theirs in zip(iris, ppo, strict=True)]
+    assert f"IRIS's are {', '.join(middles[:3])}, and in Breakout {middles[3]}; but a seed or two" in readme
+    assert [ours.count(10**6) for ours in iris] == [1, 2, 1, 1]
+    assert max(map(max, ppo)) == 30000 and "PPO's greedy actions are in each seed within 30,000" in readme
+    results = [json.loads(file.read_text()) for file in (RESULTS / "steps_10000").glob("ppo__longer__*.json")]
+    lasts = [result["points"][-1] for result in results]
+    assert all(
+        last["evaluations"]["greedy"]["mean"] >= result["goal"] - 1e-4
+        for last, result in zip(lasts, results, strict=True)
     )
-    last = [result["points"][-1]["evaluations"] for result in results]
-    assert sum(way["greedy"]["mean"] == max(played["mean"] for played in way.values()) for way in last) == 20
-    assert max(result["points"][-1]["env_steps"] for result in results) == 6 * 5000  # IRIS: "after 7,000 all five"
+    seconds = [last["cpu_seconds"] for last in lasts]
+    assert len(results) == 20 and f"after {min(seconds):.0f} to {max(seconds):.0f} CPU seconds" in readme
 
 
 def test_in_the_smallest_room_all_come_to_the_most_that_can_be_had(behind, study, readme):
@@ -187,8 +190,10 @@ def test_in_the_smallest_room_all_come_to_the_most_that_can_be_had(behind, study
     }
     assert max(ahead.values()) < 0.0031 and f"{ahead['recurrent_ppo', T]:.3f}" == "0.002"
     assert "RecurrentPPO at temperature 0.5 is ahead by 0.002 at 5,000" in readme
+    assert "those of a seed now and then never reach the goal" in readme
     for agent in ("ppo", "recurrent_ppo"):
-        assert any(0 in means_at(results_of(10000, agent, EMPTY), at, "greedy") for at in (3000, 7000))
+        never = [means_at(results_of(10000, agent, EMPTY), at, "greedy").count(0) for at in checkpoints if at >= 3000]
+        assert 1 <= max(never) <= 2
     assert "PPO that learned in IRIS's dream alone takes the shortest way in the real room in all five seeds" in readme
     for result in results_of(10000, "dream_ppo", EMPTY):
         assert [round(played["length"]) for played in result["points"][-1]["evaluations"].values()] == [5] * 3

@@ -17,7 +17,7 @@ from iris_gym.evaluation.files import write_atomically
 from iris_gym.evaluation.scores import versions
 
 from .jobs import ABLATIONS, AGENTS, MODEL_FREE, Job, Sizes, ablation_jobs, jobs_of
-from .recorder import Recorder
+from .recorder import ROUNDING, Recorder
 
 LABELS = {
     "random": "random",
@@ -184,24 +184,35 @@ def _curve(results: Sequence[dict[str, Any]], way: str) -> dict[int, list[float]
 
 
 def _longer_table(folder: Path, sizes: Sizes, environments: Sequence[str], seeds: Sequence[int]) -> list[str]:
+    """When IRIS itself and those that went on for longer had an evaluation as good as IRIS's mean in the end."""
     rows = []
     for environment in environments:
-        for agent in MODEL_FREE:
-            results = [
+        runs = {
+            agent: [
                 json.loads(file.read_text())
                 for seed in seeds
                 if (file := folder / f"{agent}__longer__{environment}__{seed}.json").exists()
             ]
-            if results:
+            for agent in MODEL_FREE
+        }
+        goals = [result["goal"] for results in runs.values() for result in results]
+        iris = [job.result() for job in jobs_of(folder, sizes, ["iris"], [environment], seeds)]
+        for agent, results in {"iris": [result for result in iris if result], **runs}.items():
+            if goals and results:
                 _check_settings(f"{LABELS[agent]} for longer in {environment}", results)
-                taken = [
-                    f"{result['points'][-1]['env_steps']:,}" if result["reached"] else f">{result['longest']:,}"
-                    for result in results
-                ]
-                rows.append([environment, LABELS[agent], f"{results[0]['goal']:.2f}", ", ".join(taken)])
+                taken = ", ".join(_steps_until(result, goals[0]) for result in results)
+                rows.append([environment, LABELS[agent], f"{goals[0]:.3f}", taken])
     title = f"Environment steps until an evaluation is as good as IRIS's interquartile mean after {sizes.steps:,}"
-    header = ["environment", "agent", "IRIS", "steps of each seed"]
+    header = ["environment", "agent", "goal", "steps of each seed"]
     return [f"## {title}\n\n{_markdown(header, rows)}"] if rows else []
+
+
+def _steps_until(result: dict[str, Any], goal: float) -> str:
+    """The steps of the first evaluation in which some way to play is as good as `goal`, or more than there were."""
+    for point in result["points"]:
+        if max(played["mean"] for played in point["evaluations"].values()) >= goal - ROUNDING:
+            return f"{point['env_steps']:,}"
+    return f">{result['points'][-1]['env_steps']:,}"
 
 
 def _ablation_tables(folder: Path, sizes: Sizes, environments: Sequence[str], seeds: Sequence[int]) -> Iterator[str]:
