@@ -31,6 +31,8 @@ LABELS = {
 
 FEWEST = 3
 """Seeds of which an interval is given: a bootstrap of fewer knows nothing of how they spread."""
+SUMMARY = (1_000, 3_000, 5_000)
+"""Environment steps in the first table, besides the last."""
 
 
 def write_result(job: Job, recorder: Recorder) -> None:
@@ -99,6 +101,7 @@ def write_report(
         f"Mean returns of {sizes.episodes} episodes, by environment steps, IRIS `{sizes.preset}`. Interquartile means "
         f"over {len(seeds)} seeds with 95 % bootstrap intervals; below them every seed, in the way to play that ends "
         "best.",
+        *_summary(groups, sizes),
         *(_table_of(environment, groups) for environment in environments),
         *_longer_table(folder, sizes, environments, seeds),
         *_ablation_tables(folder, sizes, environments, seeds),
@@ -126,6 +129,21 @@ def _check_settings(what: str, results: Sequence[dict[str, Any]]) -> None:
                 f"{what}: seeds {first['seed']} and {other['seed']} were run with another {', '.join(names)}; "
                 "remove the file of one to run it again"
             )
+
+
+def _summary(groups: dict[tuple[str, str], list[dict[str, Any]]], sizes: Sizes) -> list[str]:
+    """A row for each agent in each environment."""
+    steps = [step for step in SUMMARY if step < sizes.steps]
+    rows, before = [], None
+    for (environment, agent), results in groups.items():
+        way = way_to_play(results)
+        curve = _curve(results, way)
+        means = [_interval(curve.get(step)) for step in (*steps, max(curve))]
+        named = environment if environment != before else ""
+        rows.append([named, LABELS[agent], way, *means, f"{_cpu_seconds(results, max(curve)):,.0f}"])
+        before = environment
+    header = ["environment", "agent", "actions", *(f"{step:,}" for step in (*steps, sizes.steps)), "CPU seconds"]
+    return [f"## Each agent in the way to play that ends best\n\n{_markdown(header, rows)}"] if rows else []
 
 
 def _table_of(environment: str, groups: dict[tuple[str, str], list[dict[str, Any]]]) -> str:
