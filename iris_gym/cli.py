@@ -59,6 +59,9 @@ def parse(arguments: Sequence[str]) -> Train | Evaluate | Scores | Plot | Record
         if not error.code:  # --help
             raise
         raise UsageError(_one_line(complaint.getvalue())) from error
+    except BrokenPipeError:  # nobody reads the help to its end
+        _silence_output()
+        sys.exit(0)
 
 
 class PatientConsole(Console):
@@ -67,9 +70,14 @@ class PatientConsole(Console):
 
     def on_broken_pipe(self) -> None:
         self.quiet = True
-        silence = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(silence, sys.stdout.fileno())
-        os.close(silence)
+        _silence_output()
+
+
+def _silence_output() -> None:
+    """Else what is left to write fails once more as the process ends."""
+    silence = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(silence, sys.stdout.fileno())
+    os.close(silence)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -230,14 +230,18 @@ def test_a_command_that_is_asked_to_end_leaves_nothing_temporary(here, module_fo
     assert not list((tmp_path / "temporary").glob("iris_gym_replay_*"))
 
 
-def test_nobody_reads_any_more(here):
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["-c", "import sys; from iris_gym.cli import PatientConsole as C; c = C(); c.print(1), c.print(2)"],
+        ["-m", "iris_gym", "--help"],
+    ],
+)
+def test_nobody_reads_any_more(here, command):
     """The run goes on, as it would have without anybody looking."""
     reader, writer = os.pipe()
     os.close(reader)
-    code = (
-        "import sys; from iris_gym.cli import PatientConsole as C; c = C(); c.print(1), c.print(2), sys.stdout.flush()"
-    )
-    done = subprocess.run([sys.executable, "-c", code], stdout=writer, stderr=subprocess.PIPE, timeout=120)
+    done = subprocess.run([sys.executable, *command], stdout=writer, stderr=subprocess.PIPE, timeout=120)
     os.close(writer)
     assert (done.returncode, done.stderr) == (0, b"")
 
