@@ -13,7 +13,7 @@ from iris_gym import IRISAgent, make_env
 def main(run: Path, max_steps: int = 5000, seed: int = 0) -> None:
     """`run` is a run folder or a saved zip."""
     agent = IRISAgent.load(run)
-    env = make_env(agent.config.env, evaluation=True)
+    env = make_env(agent.config.env, evaluation=True, atari_100k=agent.config.atari_100k)
     observation, _ = env.reset(seed=seed)
     memory, rewards, done = None, [], False
     while not done and len(rewards) < max_steps:

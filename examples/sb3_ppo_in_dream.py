@@ -42,7 +42,8 @@ def main(
     policy.learn(total_timesteps)
     policy.save("ppo_from_dream.zip")
 
-    real = Monitor(Reconstructed(make_env(agent.config.env, evaluation=True), agent))
+    game = make_env(agent.config.env, evaluation=True, atari_100k=agent.config.atari_100k)
+    real = Monitor(Reconstructed(game, agent))
     mean, spread = evaluate_policy(policy, real, n_eval_episodes=games, deterministic=False)
     print(f"real {agent.config.env}: return {float(np.mean(mean)):.2f} ± {float(np.mean(spread)):.2f}, {games} games")
 

@@ -24,9 +24,9 @@ def main(
     seed: int = 0,
 ) -> None:
     """Any callback of Stable-Baselines3 works; here one evaluates in whole games halfway and at the end."""
-    agent = IRISAgent(env_id, PRESETS[preset](), seed=seed, verbose=1)
-    watch = EvalCallback(make_env(env_id, evaluation=True), eval_freq=max(total_timesteps // 2, 1), n_eval_episodes=1)
-    agent.learn(total_timesteps, callback=watch)
+    agent = IRISAgent(env_id, PRESETS[preset](eval_interval=0), seed=seed, verbose=1)
+    game, halfway = make_env(env_id, evaluation=True), max(total_timesteps // 2, 1)
+    agent.learn(total_timesteps, callback=EvalCallback(game, eval_freq=halfway, n_eval_episodes=1, deterministic=False))
     agent.save(out)
 
     scores = IRISAgent.load(out).evaluate(games, seed=seed)

@@ -197,13 +197,8 @@ class IRISAgent(HubAgent, PublishedAgent, BaseAlgorithm):
 
     def _check_env(self, snapshot: Snapshot, *, resumed: bool) -> None:
         """Raise `UsageError` for an environment that does not fit the agent, or the replay of a run to be resumed."""
-        name, actions = self.config.env, int(cast(spaces.Discrete, self.action_space).n)
-        made_for, begun_with = snapshot.state["num_actions"], snapshot.state["n_envs"]
-        if actions != made_for:
-            raise UsageError(
-                f"env={name!r} has {actions} actions, the agent was made for {made_for}; "
-                "give the environment that it was trained in"
-            )
+        name, begun_with = self.config.env, snapshot.state["n_envs"]
+        _check_actions(name, self.action_space, snapshot.state["num_actions"])
         if resumed and self.n_envs != begun_with:
             raise UsageError(
                 f"env={name!r} is {self.n_envs} at once, the run was begun with {begun_with}; give as many"
@@ -248,18 +243,28 @@ class IRISAgent(HubAgent, PublishedAgent, BaseAlgorithm):
             evaluate=self._evaluation_metrics if self.env_id else None,
         )
 
+    def _adopt(self, env: VecEnv, name: str) -> None:
+        """Be an agent of images and rows as the first environment has them, as `load` with it would have made one."""
+        _check_actions(name, env.action_space, int(cast(spaces.Discrete, self.action_space).n))
+        self.observation_space, self.action_space, self.n_envs = env.observation_space, env.action_space, env.num_envs
+        self.policy.observation_space, self.policy.action_space = env.observation_space, env.action_space
+
     def set_env(self, env: GymEnv | str, force_reset: bool = True) -> None:
         """Exchange the environment for one with the same spaces and number of rows; see `BaseAlgorithm.set_env`.
+
+        An agent that was loaded without one takes any with as many actions.
 
         Not in the middle of `learn`, as with every algorithm of Stable-Baselines3: the new one has to be reset first.
         """
         if env is None:
             raise UsageError("env=None is no environment; give one, or an id")
-        super().set_env(cast(VecEnv, self._vec_env(env, self.verbose)), force_reset)
+        chosen = cast(VecEnv, self._vec_env(env, self.verbose))
+        name = env if isinstance(env, str) else _name_of(env)
+        if self.env is None:
+            self._adopt(chosen, name)
+        super().set_env(chosen, force_reset)
         assert self.env is not None
-        self.env_id = env if isinstance(env, str) else None
-        if self.env_id:
-            self.config.env = self.env_id
+        self.env_id, self.config.env = (env if isinstance(env, str) else None), name
         self.trainer.evaluate = self._evaluation_metrics if self.env_id else None
         self.trainer.collector = build_collector(
             self.config, build_acting(self.config, self.models), self.replay, self.streams, self.env
@@ -323,6 +328,7 @@ class IRISAgent(HubAgent, PublishedAgent, BaseAlgorithm):
         self.target = self.trainer.env_steps + total_timesteps - self.num_timesteps
         self._warn_of_the_end_of_collecting()
         self._warn_of_idle_components()
+        self._prepare_perceptual_distance()
         names = {"total_timesteps": total_timesteps, "tb_log_name": tb_log_name}
         callback.on_training_start(names | {"self": self}, globals())
         try:
@@ -363,6 +369,12 @@ class IRISAgent(HubAgent, PublishedAgent, BaseAlgorithm):
                 f"the replay is empty, for a saved file has none, and all of max_env_steps={limit} are collected, so "
                 "there is nothing to learn from; IRISAgent.resume a run folder instead, which keeps its replay"
             )
+
+    def _prepare_perceptual_distance(self) -> None:
+        """What it lacks shows here, and not after the first epochs of collecting."""
+        distance = self.models.tokenizer.perceptual_distance
+        if distance and self.config.perceptual_weight and self.trainer.remaining(self.target)["autoencoder"]:
+            distance.prepare(self.device)
 
     def _warn_of_the_end_of_collecting(self) -> None:
         limit, steps = self.config.max_env_steps, self.trainer.env_steps
@@ -556,6 +568,8 @@ class IRISAgent(HubAgent, PublishedAgent, BaseAlgorithm):
         return build_dream(self.models, num_envs, env_id=self.env_id, **({"start_frames": starts} | keywords))
 
     def _evaluation_metrics(self) -> dict[str, float]:
+        if not self.trainer.updates["actor_critic"]:
+            return {}  # it has learned nothing that could be told from chance
         scores = self.evaluate(self.config.eval_episodes)
         return {
             "mean_return": float(np.mean([score.episode_return for score in scores])),
@@ -764,6 +778,16 @@ def _name_of(env: Any) -> str:
         raise UsageError(f"env={env!r} is neither an id nor a gymnasium.Env nor a Stable-Baselines3 VecEnv")
     spec = getattr(env, "spec", None)
     return spec.id if spec else type(env).__name__
+
+
+def _check_actions(name: str, action_space: spaces.Space, made_for: int) -> None:
+    """Raise `UsageError` where an environment has other actions than the agent was made for."""
+    actions = int(cast(spaces.Discrete, action_space).n)
+    if actions != made_for:
+        raise UsageError(
+            f"env={name!r} has {actions} actions, the agent was made for {made_for}; "
+            "give the environment that it was trained in"
+        )
 
 
 def _config_of(snapshot: Snapshot, path: str | Path) -> IRISConfig:

@@ -75,5 +75,6 @@ def _read(checkpoint: str | Path) -> Snapshot:
             "since Gymnasium copies what it is given; agent.make_dream_env dreams with live networks"
         )
     path = usable_path("checkpoint", checkpoint)
-    is_hub_id = not path.exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", str(checkpoint)) and path.suffix != ".zip"
+    here = path.exists() or path.suffix == ".zip" or path.with_name(path.name + ".zip").exists()
+    is_hub_id = not here and re.fullmatch(r"[\w.-]+/[\w.-]+", str(checkpoint))
     return read_shared(checkpoint) if is_shared(path) or is_hub_id else read_snapshot(path, check_stored)

@@ -30,6 +30,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from iris_gym import IRISAgent, IRISConfig, UsageError, make_env
 from iris_gym.errors import RunError
+from iris_gym.nn import perceptual
 from iris_gym.training.novelty import Novelty, hashed
 from iris_gym.training.trainer import EpochEnded, Position, StepTaken, UpdateDone
 
@@ -428,14 +429,28 @@ def test_evaluating_in_between_does_not_change_the_training():
     assert_same_weights(watched, new_agent("ALE/Pong-v5").learn(60))
 
 
-def test_the_schedules_own_evaluation_is_logged(tmp_path):
-    agent = new_agent("MiniGrid-Empty-5x5-v0", eval_interval=1)
+def test_the_schedules_own_evaluation_is_logged_once_the_actor_critic_has_learned(tmp_path):
+    agent = new_agent("MiniGrid-Empty-5x5-v0", eval_interval=1, start_actor_critic_after=1)
     agent.set_logger(configure(str(tmp_path), ["csv"]))
-    quiet_learn(agent, 20)
+    quiet_learn(agent, 40)
     agent.logger.close()
-    [row] = csv_rows(tmp_path / "progress.csv")
+    before, row = csv_rows(tmp_path / "progress.csv")
+    assert before["evaluation/mean_return"] == ""
     assert 0 <= float(row["evaluation/mean_return"]) <= 1
     assert 1 <= float(row["evaluation/mean_length"]) <= 100
+
+
+def test_a_perceptual_distance_that_cannot_be_had_is_told_before_anything_is_collected(monkeypatch):
+    def unavailable():
+        raise UsageError("not here")
+
+    monkeypatch.setattr(perceptual, "load_lpips", unavailable)
+    agent = new_agent(perceptual_weight=1.0)
+    with pytest.raises(UsageError, match="not here"):
+        quiet_learn(agent, 20)
+    assert len(agent.replay) == agent.num_timesteps == 0
+    without = new_agent(perceptual_weight=1.0, autoencoder_updates_per_epoch=0)
+    assert quiet_learn(without, 20).num_timesteps == 20
 
 
 # ------------------------------------------------------------------ logging
@@ -585,6 +600,19 @@ def test_set_env_refuses_another_kind_of_game():
         new_agent().set_env(Corridor((50, 50, 3)))
     with pytest.raises(UsageError, match="env=None is no environment"):
         new_agent().set_env(None)
+
+
+def test_set_env_of_an_agent_without_one_takes_what_load_does(tmp_path):
+    quiet_learn(new_agent(), 10).save(tmp_path / "agent.zip")
+    agent = IRISAgent.load(tmp_path / "agent.zip", device="cpu")
+    more = Corridor()
+    more.action_space = spaces.Discrete(5)
+    with pytest.raises(UsageError, match="env='Corridor' has 5 actions, the agent was made for 3"):
+        agent.set_env(more)
+    agent.set_env(DummyVecEnv([lambda: Monitor(Corridor((50, 60, 1)))] * 2))
+    quiet_learn(agent, 20)
+    assert (agent.n_envs, len(agent.replay), agent.config.env) == (2, 20, "DummyVecEnv")
+    assert agent.predict(pictures(1, (50, 60, 1))[0])[0].shape == ()
 
 
 def test_set_env_takes_an_id(pong, tmp_path):
@@ -1000,6 +1028,27 @@ def test_a_run_left_in_the_middle_of_collecting_goes_on_in_its_game(env, tmp_pat
     assert [len(episode) for episode in resumed.replay.episodes] == [len(e) for e in straight.replay.episodes]
     memory, expected = (agent.trainer.collector.state_dict()[1] for agent in (resumed, straight))
     assert all(torch.equal(memory[name], expected[name]) for name in expected), "of the LSTM, not burnt in anew"
+
+
+class Tenths(VecEnvWrapper):
+    """Rewards that float32 does not hold, and in float64, as those of `SubprocVecEnv` are."""
+
+    def reset(self):
+        return self.venv.reset()
+
+    def step_wait(self):
+        observations, rewards, dones, infos = self.venv.step_wait()
+        return observations, rewards.astype(np.float64) / 10, dones, infos
+
+
+def test_rewards_in_double_precision_do_not_hinder_resuming(tmp_path):
+    def corridor() -> Tenths:
+        return Tenths(DummyVecEnv([lambda: Monitor(Corridor())]))
+
+    left = quiet_learn(new_agent(corridor(), run_dir=tmp_path / "run"), 10)
+    left.logger.close()
+    resumed = IRISAgent.resume(tmp_path / "run", corridor(), device="cpu")
+    assert np.array_equal(resumed._last_obs, left._last_obs)
 
 
 def test_an_environment_that_cannot_be_brought_back_is_reset_with_a_warning(tmp_path):

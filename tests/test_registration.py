@@ -120,6 +120,11 @@ def test_a_name_with_a_dot_is_looked_for_on_the_hub(monkeypatch):
     assert asked == ["me/pong-v1.5"]
 
 
+def test_a_zip_is_found_by_its_name_without_the_suffix(folder, monkeypatch):
+    monkeypatch.chdir(folder.parent)
+    assert gym.make(ID, checkpoint=f"{folder.name}/agent").action_space == gym.spaces.Discrete(3)
+
+
 def test_live_networks_are_refused(agent):
     with pytest.raises(UsageError, match="checkpoint is a Models; give the path"):
         gym.make(ID, checkpoint=agent.models)

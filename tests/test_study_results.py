@@ -186,10 +186,14 @@ def test_in_the_smallest_room_all_come_to_the_most_that_can_be_had(behind, study
     }
     assert max(ahead.values()) < 0.0031 and f"{ahead['recurrent_ppo', T]:.3f}" == "0.002"
     assert "RecurrentPPO at temperature 0.5 is ahead by 0.002 at 5,000" in readme
-    assert "those of a seed now and then never reach the goal" in readme
-    for agent in ("ppo", "recurrent_ppo"):
-        never = [means_at(results_of(10000, agent, EMPTY), at, "greedy").count(0) for at in checkpoints if at >= 3000]
-        assert 1 <= max(never) <= 2
+    assert "but for RecurrentPPO's at 7,000, where those of two of five seeds never reach the goal" in readme
+    assert "Elsewhere at most one seed's do not" in readme
+    never = {
+        (agent, at): means_at(results_of(10000, agent, EMPTY), at, "greedy").count(0)
+        for agent in ("ppo", "recurrent_ppo")
+        for at in checkpoints[2:]
+    }
+    assert never.pop(("recurrent_ppo", 7000)) == 2 and max(never.values()) == 1
     assert "PPO that learned in IRIS's dream alone takes the shortest way in the real room in all five seeds" in readme
     for result in results_of(10000, "dream_ppo", EMPTY):
         assert [round(played["length"]) for played in result["points"][-1]["evaluations"].values()] == [5] * 3

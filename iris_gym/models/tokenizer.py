@@ -7,14 +7,12 @@ import torch
 from torch import Tensor, nn
 
 from iris_gym.functional import count_tokens
+from iris_gym.nn.perceptual import PerceptualDistance
 from iris_gym.nn.quantizer import Quantizer
 from iris_gym.types import FRAME_SHAPE
 
 PixelError = Callable[[Tensor], Tensor]
 """Difference of reconstruction and frame, in [-1, 1], to an error of the same shape: `torch.square` or `torch.abs`."""
-
-Distance = Callable[[Tensor, Tensor], Tensor]
-"""Two batches of frames (N, 3, 64, 64) in [-1, 1] to one number."""
 
 
 class Tokenizer(nn.Module):
@@ -34,7 +32,7 @@ class Tokenizer(nn.Module):
         commitment_weight: float = 0.25,
         pixel_error: PixelError = torch.square,
         foreground_weight: float = 0.0,
-        perceptual_distance: Distance | None = None,
+        perceptual_distance: PerceptualDistance | None = None,
         perceptual_weight: float = 0.0,
     ) -> None:
         super().__init__()

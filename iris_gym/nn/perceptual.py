@@ -12,7 +12,7 @@ GO_ON_WITHOUT = "to go on without it, set perceptual_weight=0"
 
 
 class PerceptualDistance:
-    """LPIPS over VGG16 (Zhang et al. 2018), fetched by the first call and not before.
+    """LPIPS over VGG16 (Zhang et al. 2018), fetched by `prepare` or the first call.
 
     The network is a fixed yardstick. It is therefore no part of the module that measures with it: always in
     evaluation mode, without gradients of its own, and in no checkpoint. `load` gives it: a module that maps two
@@ -35,11 +35,20 @@ class PerceptualDistance:
         Raises:
             UsageError: the package or its weights cannot be had.
         """
+        network = self.prepare(images.device)
+        with torch.autocast(images.device.type, enabled=False):
+            return network(images.float(), targets.float()).mean()
+
+    def prepare(self, device: torch.device) -> nn.Module:
+        """The network, fetched if it was not yet: what is missing shows before anything was done that needs it.
+
+        Raises:
+            UsageError: the package or its weights cannot be had.
+        """
         if self.network is None:
             with torch.random.fork_rng(devices=[]):  # a resumed run loads it again, and must not draw more for that
-                self.network = self.load().eval().requires_grad_(False).to(images.device)
-        with torch.autocast(images.device.type, enabled=False):
-            return self.network(images.float(), targets.float()).mean()
+                self.network = self.load().eval().requires_grad_(False).to(device)
+        return self.network
 
 
 def load_lpips() -> nn.Module:

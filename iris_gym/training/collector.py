@@ -117,7 +117,7 @@ class Collector:
                 frames, actions, rewards, _ = self.replay.transitions(step * self.num_envs, (step + 1) * self.num_envs)
                 same_frames = np.array_equal(to_frames(seen), frames)
                 seen, brought, _, _ = self.env.step(actions.copy())
-                if not same_frames or not np.array_equal(brought, rewards):
+                if not same_frames or not np.array_equal(np.asarray(brought, np.float32), rewards):  # as it was stored
                     return False
         return np.array_equal(seen, observations)
 
