@@ -28,7 +28,8 @@ def gains_from_bf16(device: torch.device) -> bool:
     By AVX-512 alone, without AMX, Intel's processors do so at half the speed of float32.
     """
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        with torch.cuda.device(device):  # torch asks of the one that is current
+            return torch.cuda.is_bf16_supported(including_emulation=False)
     if device.type != "cpu" or not torch.cpu._is_avx512_bf16_supported():
         return False
     return torch.cpu._is_amx_tile_supported() or not _made_by_intel()
@@ -85,12 +86,30 @@ def _attention_without_cudnn() -> Iterator[None]:
         torch.backends.cuda.enable_cudnn_sdp(True)
 
 
+@contextlib.contextmanager
+def _repeatable_convolutions() -> Iterator[None]:
+    """A GPU's convolutions by those algorithms of cuDNN alone whose sums come in the same order every time.
+
+    A transposed one, as the decoder has, has faster ones that may round otherwise at each call.
+    """
+    cudnn = torch.backends.cudnn
+    if not torch.cuda.is_initialized() or cudnn.deterministic:
+        yield
+        return
+    cudnn.deterministic = True
+    try:
+        yield
+    finally:
+        cudnn.deterministic = False
+
+
 def inference(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
-    """For what is done outside of an update: without gradient, and on a GPU in float32 as exact as a CPU's.
+    """For what is done outside of an update: without gradient, and on a GPU in float32 as exact as a CPU's, the same
+    at each call.
 
     A caller's `torch.inference_mode` is left meanwhile, as what is written in it could not be written to again outside.
     """
-    return torch.inference_mode(False)(torch.no_grad()(products(tf32=False)(function)))
+    return torch.inference_mode(False)(torch.no_grad()(products(tf32=False)(_repeatable_convolutions()(function))))
 
 
 def _float32_settings() -> tuple[str, bool] | None:

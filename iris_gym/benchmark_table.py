@@ -150,7 +150,7 @@ def _cache_remarks(phases: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
 
 def _profile_remark(name: str, profile: Mapping[str, Any]) -> str:
     operations = (
-        f"{operation['name']} {operation['self_s'] / profile['busy_s']:.0%} ({operation['calls']:,})"
+        f"{operation['name']} {operation['self_s'] / (profile['busy_s'] or 1):.0%} ({operation['calls']:,})"
         for operation in profile["operations"]
     )
     runs = f" {profile['runs']} times" if profile["runs"] > 1 else ""

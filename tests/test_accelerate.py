@@ -113,6 +113,19 @@ def test_without_a_gpu_no_setting_is_touched(used_gpu, monkeypatch, before):
         assert float32_settings() == before
 
 
+def test_what_is_inferred_is_the_same_each_time(used_gpu, monkeypatch):
+    cudnn = torch.backends.cudnn
+    monkeypatch.setattr(cudnn, "deterministic", False)
+    assert accelerate.inference(lambda: cudnn.deterministic)() is True
+    assert cudnn.deterministic is False
+    with contextlib.suppress(ZeroDivisionError):
+        accelerate.inference(lambda: 1 / 0)()
+    assert cudnn.deterministic is False
+    cudnn.deterministic = True
+    accelerate.inference(lambda: None)()
+    assert cudnn.deterministic is True
+
+
 def test_attention_is_left_to_other_kernels_than_cudnns(used_gpu):
     enabled = torch.backends.cuda.cudnn_sdp_enabled
     assert enabled()

@@ -56,5 +56,8 @@ class DeviceFrames:
 
 
 def free_bytes(device: torch.device) -> float:
-    """What a GPU has left; of other devices nothing is known."""
-    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else math.inf
+    """What a GPU has left, and what torch keeps of it without using it; of other devices nothing is known."""
+    if device.type != "cuda":
+        return math.inf
+    kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return torch.cuda.mem_get_info(device)[0] + kept

@@ -118,7 +118,9 @@ class Learner:
         self.max_gradient_norm = max_gradient_norm
         self.numerics = numerics
         self.max_bad_updates = max_bad_updates
-        self.bad_in_a_row: Tensor | int = 0
+        device = next(module.parameters()).device
+        self.bad_in_a_row = torch.zeros((), dtype=torch.int64, device=device)
+        self.check_interval = 1 if device.type == "cpu" else CHECK_INTERVAL
         self.learning_rates = [group["lr"] for group in optimizer.param_groups]
         self.updates = 0
         module.eval()
@@ -185,8 +187,8 @@ class Learner:
             torch.autograd.graph.increment_version(parameter)
 
     def _stop_where_diverged(self, good: Tensor, segment: Segment) -> None:
-        self.bad_in_a_row = torch.where(good, 0, self.bad_in_a_row + 1)
-        if good.device.type != "cpu" and self.updates % CHECK_INTERVAL:
-            return
-        if int(self.bad_in_a_row) >= self.max_bad_updates:
+        enough = self.bad_in_a_row >= self.max_bad_updates  # of an earlier run, which a good update does not undo
+        self.bad_in_a_row = torch.where(good & ~enough, 0, self.bad_in_a_row + 1)
+        if self.updates % self.check_interval == 0 and int(self.bad_in_a_row) >= self.max_bad_updates:
+            self.bad_in_a_row = torch.zeros_like(self.bad_in_a_row)
             raise Diverged(self.name, self.updates, segment)

@@ -212,6 +212,19 @@ def test_a_good_update_among_bad_ones_lets_it_go_on_and_too_many_in_a_row_stop_i
     assert isinstance(raised.value, RunError)
 
 
+def test_too_many_in_a_row_are_noticed_at_the_next_check_though_good_ones_followed():
+    """On a GPU, where not every update waits to be asked."""
+    trained = drifting(max_bad_updates=3)
+    trained.check_interval = 10
+    for value in ["nan", "nan", "1", "nan", "nan", "nan", "1", "1", "1"]:
+        trained.module.value = float(value)
+        trained.update(SEGMENT, epoch=1)
+    with pytest.raises(Diverged, match="at its update 10"):
+        trained.update(SEGMENT, epoch=1)
+    for _ in range(10):
+        trained.update(SEGMENT, epoch=1)
+
+
 def test_the_fused_optimizer_that_a_gpu_takes_skips_as_exactly():
     """What `Learner` relies on there, on the CPU, where torch has the same kernels."""
     weight = nn.Parameter(torch.tensor([5.0]))
