@@ -38,7 +38,7 @@ from iris_gym.config import IRISConfig, preset
 from iris_gym.data.replay import Replay
 from iris_gym.dream import DreamVectorEnv
 from iris_gym.envs import CheckedObservations, check_spaces, frames_per_second, make_vec_env
-from iris_gym.errors import RunError, UsageError
+from iris_gym.errors import RunError, UsageError, one_line
 from iris_gym.evaluation.evaluate import check_temperature, evaluate
 from iris_gym.evaluation.pictures import RunPictures, gif, run_pictures, save_run_pictures
 from iris_gym.evaluation.players import PolicyPlayer
@@ -690,7 +690,7 @@ class IRISAgent(HubAgent, PublishedAgent, BaseAlgorithm):
             try:
                 super().set_parameters(dict(load_path_or_dict), exact_match, device)
             except (ValueError, TypeError, RuntimeError, AttributeError) as error:
-                raise UsageError(f"parameters that this agent has not: {' '.join(str(error).split())}") from error
+                raise UsageError(f"parameters that this agent has not: {one_line(error)}") from error
         else:
             snapshot = read_snapshot(load_path_or_dict, check_stored)
             checkpoint.load_modules(self.models.by_name(), snapshot.weights, repr(str(load_path_or_dict)))

@@ -28,7 +28,7 @@ from iris_gym.commands.report import Report
 from iris_gym.commands.scores import Scores
 from iris_gym.commands.train import Train
 from iris_gym.config import IRISConfig, preset, read_mapping
-from iris_gym.errors import RunError, UsageError
+from iris_gym.errors import RunError, UsageError, one_line
 from iris_gym.training.run_folder import RunFolder
 
 LONGEST_COMPLAINT = 600
@@ -58,7 +58,7 @@ def parse(arguments: Sequence[str]) -> Train | Evaluate | Scores | Plot | Record
     except SystemExit as error:
         if not error.code:  # --help
             raise
-        raise UsageError(_one_line(complaint.getvalue())) from error
+        raise UsageError(_said_in(complaint.getvalue())) from error
     except BrokenPipeError:  # nobody reads the help to its end
         _silence_output()
         sys.exit(0)
@@ -96,7 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"iris-gym: error: {error}", file=sys.stderr)
         status = 2
     except (RunError, OSError) as error:
-        print(f"iris-gym: error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"iris-gym: error: {one_line(error)}", file=sys.stderr)
         status = 1
     except KeyboardInterrupt:
         status = 128 + signal.SIGINT
@@ -135,7 +135,7 @@ def _is_rule(line: str) -> bool:
     return len(line) > 3 and not line.strip("─-")
 
 
-def _one_line(box: str) -> str:
+def _said_in(box: str) -> str:
     """What tyro says in a box of several lines, up to the rule that parts it from the hints below.
 
     Where the terminal knows ASCII only, there is a rule above, too.

@@ -12,7 +12,7 @@ import yaml
 
 from iris_gym.config_limits import check_limits, check_parameters
 from iris_gym.envs import is_atari
-from iris_gym.errors import UsageError
+from iris_gym.errors import UsageError, one_line
 from iris_gym.evaluation.evaluate import MAX_STEPS
 from iris_gym.types import FRAME_SIZE
 from iris_gym.untrusted.documents import parse_json, parse_yaml, read_document, shown
@@ -507,7 +507,7 @@ def read_mapping(path: str | Path) -> dict[str, Any]:
         raise UsageError(f"{source} cannot be read: {error}") from error
     except ValueError as error:
         kind = "YAML" if is_yaml else "JSON"
-        raise UsageError(f"{source} is not valid {kind}: {' '.join(str(error).split())}") from error
+        raise UsageError(f"{source} is not valid {kind}: {one_line(error)}") from error
     if not isinstance(values, dict):
         raise UsageError(f"{source} holds a {type(values).__name__}; it must map names of fields to values")
     _check_names(values)

@@ -1,5 +1,7 @@
 """The error types of the package: what a user gave cannot be used, or a run cannot go on."""
 
+from typing import Any
+
 
 class UsageError(ValueError):
     """A value that a user gave cannot be used.
@@ -14,3 +16,8 @@ class RunError(RuntimeError):
 
     The message is one line that names what happened and where. The command line prints it and exits with status 1.
     """
+
+
+def one_line(value: Any) -> str:
+    """What an error or a space says of itself, without line breaks."""
+    return " ".join(str(value).split())

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from iris_gym.assembly import Models
 from iris_gym.envs import batched, to_frames
-from iris_gym.errors import UsageError
+from iris_gym.errors import UsageError, one_line
 from iris_gym.imagination.policy import Policy
 from iris_gym.types import RecurrentState
 from iris_gym.untrusted.documents import shown
@@ -118,4 +118,4 @@ def _array(name: str, value: Any) -> np.ndarray:
     try:
         return np.asarray(value)
     except (ValueError, TypeError, OverflowError, RuntimeError) as error:
-        raise UsageError(f"{name}={shown(value)} is no array: {' '.join(str(error).split())}") from error
+        raise UsageError(f"{name}={shown(value)} is no array: {one_line(error)}") from error

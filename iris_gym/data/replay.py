@@ -93,19 +93,14 @@ class Replay:
         self._rewarded = array("q")  # the rows with a reward
         self._open: dict[int, Episode] = {}
         self._rows = 0
-        self._capacity = _counted_rows(self._folder, rows)
+        counted = self._capacity = _counted_rows(self._folder, rows)
         self._grow()
-        rows = self._capacity - chunk_rows
-        self._reopen(rows, open_environments)
-        self._rebuild_episodes(rows)
+        self._reopen(counted, open_environments)
+        self._rebuild_episodes(counted)
 
     def __len__(self) -> int:
         """How many rows there are, flushed or not."""
         return self._rows
-
-    @property
-    def num_episodes(self) -> int:
-        return len(self._episodes)
 
     @property
     def episodes(self) -> Sequence[Episode]:

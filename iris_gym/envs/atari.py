@@ -114,7 +114,7 @@ class EpisodicLife(EpisodicLifeEnv):
     """Ends an episode with every lost life, while the game goes on from one no-op step.
 
     Two things differ from Stable-Baselines3: `reset` with a seed starts a new game, for the seed would have no effect
-    otherwise, and the record of a game that ends within the no-op step is handed on instead of lost.
+    otherwise, and the record of a game that ends within the no-op step is in the info of `reset` instead of lost.
     """
 
     def reset(  # pyright: ignore[reportIncompatibleMethodOverride]

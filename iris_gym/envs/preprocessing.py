@@ -8,7 +8,7 @@ import numpy as np
 from gymnasium import spaces
 from PIL import Image
 
-from iris_gym.errors import UsageError
+from iris_gym.errors import UsageError, one_line
 from iris_gym.types import FRAME_SHAPE, FRAME_SIZE
 
 IMAGE_SHAPE = (FRAME_SIZE, FRAME_SIZE, 3)
@@ -97,13 +97,13 @@ def check_spaces(observation_space: spaces.Space, action_space: spaces.Space, en
     """
     if not isinstance(action_space, spaces.Discrete) or action_space.start != 0:
         raise UsageError(
-            f"env: {env_name!r} has the action space {_one_line(action_space)}; "
+            f"env: {env_name!r} has the action space {one_line(action_space)}; "
             "it must be gymnasium.spaces.Discrete(n) with start=0"
         )
     is_image = isinstance(observation_space, spaces.Box) and observation_space.dtype == np.uint8
     if not is_image or _layout(observation_space.shape or ()) is None:
         raise UsageError(
-            f"env: {env_name!r} has the observation space {_one_line(observation_space)}; it must be a uint8 Box of "
+            f"env: {env_name!r} has the observation space {one_line(observation_space)}; it must be a uint8 Box of "
             f"images with 1 or 3 channels and sides of at least {MIN_SIDE} pixels; "
             "gymnasium.wrappers.AddRenderObservation makes such observations of an environment that renders"
         )
@@ -133,7 +133,3 @@ def _as_rgb(observations: np.ndarray) -> np.ndarray:
     elif layout == "CHW":
         observations = observations.transpose(0, 2, 3, 1)
     return observations if observations.shape[-1] == 3 else observations.repeat(3, axis=-1)
-
-
-def _one_line(space: spaces.Space) -> str:
-    return " ".join(str(space).split())

@@ -9,7 +9,7 @@ import ale_py
 import gymnasium as gym
 from gymnasium.envs.registration import EnvSpec
 
-from iris_gym.errors import UsageError
+from iris_gym.errors import UsageError, one_line
 from iris_gym.untrusted.documents import shown
 
 # ALE prints a banner to stderr with its first game; its Gymnasium environment asks for errors only, but too late.
@@ -58,16 +58,14 @@ def make(spec: EnvSpec, *, render_mode: str | None = None, **options: Any) -> gy
         raise
     except Exception as error:  # of any kind, for an environment's own code runs
         what = "" if isinstance(error, gym.error.Error | ImportError) else f"{type(error).__name__}: "
-        raise UsageError(f"env: {spec.id!r} cannot be made: {what}{' '.join(str(error).split())}") from error
+        raise UsageError(f"env: {spec.id!r} cannot be made: {what}{one_line(error)}") from error
 
 
 def _import(module: str, env_id: str, advice: str) -> Any:
     try:
         return import_module(module)
     except Exception as error:  # of any kind, for a module's own code runs
-        raise UsageError(
-            f"env: {shown(env_id)} cannot be used, for {' '.join(str(error).split())[:300]}; {advice[:300]}"
-        ) from error
+        raise UsageError(f"env: {shown(env_id)} cannot be used, for {one_line(error)[:300]}; {advice[:300]}") from error
 
 
 def _register_minatar(env_id: str) -> None:

@@ -48,7 +48,7 @@ class RunPictures:
 
     step: int  # of the run, in environment steps
     reconstructions: np.ndarray  # (128, 64 · N, 3) uint8, real frames above
-    dream: np.ndarray  # the strip that `dream_strip` gives
+    dream: np.ndarray  # the strip of `dream_rows`
     film: np.ndarray  # (L, 64, 192, 3) uint8, the same: real, reconstruction and dream from left to right
 
 
@@ -64,7 +64,7 @@ def run_pictures(step: int, dynamics: Dynamics, replay: Replay) -> RunPictures |
     segment = replay.sample_segments(1, dynamics.world_model.timesteps, generator=draws, align="end")
     real = segment.mask[0]
     generator = torch.Generator(frames.device).manual_seed(step)
-    rows = _dream_rows(dynamics, segment.frames[0, real], segment.actions[0, real], generator)
+    rows = dream_rows(dynamics, segment.frames[0, real], segment.actions[0, real], generator=generator)
     film = torch.cat(list(rows.values()), dim=3).permute(0, 2, 3, 1).cpu().numpy()
     return RunPictures(step, reconstructions(dynamics.tokenizer, frames), labelled_strip(rows), film)
 
@@ -104,13 +104,12 @@ def reconstructions(tokenizer: Tokenizer, frames: Tensor) -> np.ndarray:
     return _grid(frames, _reconstruct(tokenizer, frames))
 
 
-def dream_strip(
+def dream_rows(
     dynamics: Dynamics, segment_frames: Tensor, actions: Tensor, *, generator: torch.Generator | None
-) -> np.ndarray:
+) -> dict[str, Tensor]:
     """What happened, what the tokenizer keeps of it, and what the world model makes of the same actions.
 
-    Three labelled rows with a column a timestep. The dream starts at the first frame and takes the real actions; it
-    goes on after a predicted end.
+    The dream starts at the first frame and takes the real actions; it goes on after a predicted end.
 
     Args:
         segment_frames: consecutive real frames of one episode, (L, 3, 64, 64) uint8, without padding.
@@ -118,15 +117,8 @@ def dream_strip(
         generator: draws the dream's tokens; on the models' device.
 
     Returns:
-        The image (`LABEL_HEIGHT` + 192, `LABEL_WIDTH` + 64 · L, 3).
+        Rows by name, each (L, 3, 64, 64) uint8.
     """
-    return labelled_strip(_dream_rows(dynamics, segment_frames, actions, generator))
-
-
-def _dream_rows(
-    dynamics: Dynamics, segment_frames: Tensor, actions: Tensor, generator: torch.Generator | None
-) -> dict[str, Tensor]:
-    """The rows of `dream_strip` by name, each (L, 3, 64, 64) uint8."""
     return {
         "real": segment_frames,
         "reconstruction": _reconstruct(dynamics.tokenizer, segment_frames),
@@ -135,7 +127,8 @@ def _dream_rows(
 
 
 def labelled_strip(rows: Mapping[str, Tensor]) -> np.ndarray:
-    """Named rows of frames, each (L, 3, 64, 64) uint8, with a column a timestep; the image that `dream_strip` gives."""
+    """R named rows of frames, each (L, 3, 64, 64) uint8, with a column a timestep, as one image
+    (`LABEL_HEIGHT` + 64 · R, `LABEL_WIDTH` + 64 · L, 3) uint8."""
     length = len(next(iter(rows.values())))
     return _labelled(_grid(*rows.values()), list(rows), [f"t={t}" for t in range(length)])
 

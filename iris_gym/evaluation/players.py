@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from iris_gym.envs import to_frames
-from iris_gym.errors import UsageError
+from iris_gym.errors import UsageError, one_line
 from iris_gym.functional import sample_categorical
 from iris_gym.imagination.policy import Policy
 
@@ -130,7 +130,7 @@ class FunctionPlayer:
         try:
             answer = self.function(observations, **keywords)
         except Exception as error:
-            raise UsageError(f"agent: {self.name!r} raised {type(error).__name__}: {_one_line(error)}") from error
+            raise UsageError(f"agent: {self.name!r} raised {type(error).__name__}: {one_line(error)}") from error
         actions, self.state = answer if isinstance(answer, tuple) and len(answer) == 2 else (answer, None)
         self.starts = np.zeros(self.rows, bool)
         return np.asarray(actions)
@@ -150,7 +150,7 @@ def load_function(name: str) -> Callable[..., Any]:
     try:
         function = reduce(getattr, path.split("."), importlib.import_module(module))
     except Exception as error:
-        raise UsageError(f"agent: {name!r} cannot be loaded: {type(error).__name__}: {_one_line(error)}") from error
+        raise UsageError(f"agent: {name!r} cannot be loaded: {type(error).__name__}: {one_line(error)}") from error
     if not callable(function):
         raise UsageError(f"agent: {name!r} is a {type(function).__name__}; it must be a function that gives actions")
     return function
@@ -171,7 +171,3 @@ def _keywords_of(function: Callable[..., Any]) -> Callable[[str], bool]:
         return lambda name: True
     anything = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
     return lambda name: anything or name in parameters
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from iris_gym.accelerate import inference
 from iris_gym.envs.preprocessing import to_frames
-from iris_gym.errors import UsageError
+from iris_gym.errors import UsageError, one_line
 from iris_gym.functional import sample_categorical, stored_frames, unit_frames
 from iris_gym.imagination.dynamics import Dynamics
 from iris_gym.imagination.policy import Policy
@@ -166,7 +166,7 @@ def check_video() -> None:
     except ImportError as error:
         raise UsageError('a video needs moviepy; run: pip install "iris-gym[video]"') from error
     except (OSError, RuntimeError) as error:  # of imageio-ffmpeg, which is asked at once
-        raise UsageError(f"a video needs ffmpeg: {' '.join(str(error).split())}") from error
+        raise UsageError(f"a video needs ffmpeg: {one_line(error)}") from error
     if shutil.which(FFMPEG_BINARY) is None:
         raise UsageError(f"a video needs ffmpeg; {FFMPEG_BINARY!r} is no program")
 

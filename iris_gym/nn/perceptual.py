@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from iris_gym.errors import UsageError
+from iris_gym.errors import UsageError, one_line
 
 GO_ON_WITHOUT = "to go on without it, set perceptual_weight=0"
 
@@ -60,11 +60,11 @@ def load_lpips() -> nn.Module:
         return LearnedPerceptualImagePatchSimilarity(net_type="vgg").net
     except ImportError as error:
         raise UsageError(
-            f'perceptual_weight needs LPIPS ({_one_line(error)}): pip install "iris-gym[lpips]"; {GO_ON_WITHOUT}'
+            f'perceptual_weight needs LPIPS ({one_line(error)}): pip install "iris-gym[lpips]"; {GO_ON_WITHOUT}'
         ) from error
     except (OSError, RuntimeError) as error:
         raise UsageError(
-            f"LPIPS cannot be loaded ({_one_line(error)}): the weights of its VGG16 are downloaded at the first use, "
+            f"LPIPS cannot be loaded ({one_line(error)}): the weights of its VGG16 are downloaded at the first use, "
             f"so connect once; {GO_ON_WITHOUT}"
         ) from error
 
@@ -102,7 +102,3 @@ def _vgg_stage(inputs: int, outputs: tuple[int, ...], *, pool: bool) -> nn.Seque
     for before, after in zip((inputs, *outputs), outputs, strict=False):
         layers += [nn.Conv2d(before, after, 3, padding=1), nn.ReLU()]
     return nn.Sequential(*layers)
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())

@@ -12,7 +12,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from iris_gym.data.replay import Replay
 from iris_gym.envs.preprocessing import to_frames
 from iris_gym.envs.state import get_state, has_state, set_state
-from iris_gym.errors import RunError, UsageError
+from iris_gym.errors import RunError, UsageError, one_line
 from iris_gym.functional import summed_rewards
 from iris_gym.imagination.policy import Policy
 
@@ -212,5 +212,5 @@ def environment_faults(where: str) -> Iterator[None]:
     except (OSError, UsageError):
         raise
     except Exception as error:
-        said = " ".join(str(error).split())
+        said = one_line(error)
         raise RunError(f"the environment failed {where}: {type(error).__name__}: {said}") from error

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from stable_baselines3.common.logger import Figure, HParam, Image, KVWriter, Video
 
-from iris_gym.errors import UsageError
+from iris_gym.errors import UsageError, one_line
 
 PROJECT = "iris-gym"
 STEP = "global_step"
@@ -44,7 +44,7 @@ class WandbOutput(KVWriter):
                 config=config,
             )
         except self.wandb.Error as error:
-            reason = " ".join(str(error).split())
+            reason = one_line(error)
             raise UsageError(
                 f"wandb=True cannot begin: {reason}; run wandb login, or set WANDB_MODE=offline"
             ) from error

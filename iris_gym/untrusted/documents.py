@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from iris_gym.errors import UsageError
+from iris_gym.errors import UsageError, one_line
 from iris_gym.untrusted.files import open_regular
 
 DOCUMENT_LIMIT = 4_000_000
@@ -67,4 +67,4 @@ def parse_yaml(content: bytes) -> Any:
         return yaml.load(content.decode(), _PlainLoader)  # a safe loader: it knows no objects
     except (yaml.YAMLError, RecursionError, ArithmeticError, LookupError, AttributeError, TypeError) as error:
         # The kinds after the first two are what its constructors fail with on tags that do not fit their values.
-        raise ValueError(" ".join(str(error).split()) or "it is nested too deeply") from error
+        raise ValueError(one_line(error) or "it is nested too deeply") from error

@@ -71,7 +71,7 @@ def test_episodes_end_where_terminated_or_truncated(replay: Replay):
         replay.append(make_frame(row), 0, 0.0, terminated, truncated)
     replay.append(make_frame(4), 0, 0.0, False, False)
     assert len(replay) == 5
-    assert replay.num_episodes == 4
+    assert len(replay.episodes) == 4
     assert rows_of(replay) == [[0, 1], [2], [3], [4]]
     assert [episode.terminated for episode in replay.episodes] == [True, False, True, False]
     assert [episode.truncated for episode in replay.episodes] == [False, True, True, False]
@@ -94,7 +94,7 @@ def test_interleaved_environments_have_episodes_of_their_own(replay: Replay):
 def test_refuses_frames_of_another_shape_or_type(replay: Replay, frame: NDArray):
     with pytest.raises(UsageError, match="frame is .*; the replay takes uint8"):
         replay.append(frame, 0, 0.0, False, False)
-    assert len(replay) == 0 and replay.num_episodes == 0
+    assert len(replay) == 0 and len(replay.episodes) == 0
 
 
 def test_grows_over_several_chunks(tmp_path: Path):
@@ -350,7 +350,7 @@ def test_a_folder_never_flushed_is_an_empty_replay(tmp_path: Path):
     with Replay(tmp_path / "deep" / "replay", chunk_rows=2) as replay:
         fill(replay, 3)
     with Replay(tmp_path / "deep" / "replay", chunk_rows=2) as replay:
-        assert len(replay) == 0 and replay.num_episodes == 0
+        assert len(replay) == 0 and len(replay.episodes) == 0
 
 
 def test_flush_leaves_no_other_files(tmp_path: Path):

@@ -15,8 +15,9 @@ from iris_gym.evaluation.pictures import (
     LABEL_HEIGHT,
     LABEL_WIDTH,
     RunPictures,
-    dream_strip,
+    dream_rows,
     gif,
+    labelled_strip,
     reconstructions,
     run_pictures,
     save_png,
@@ -85,10 +86,10 @@ def test_reconstructions_lie_under_the_real_frames():
         assert np.array_equal(shown[:, 64:], 255 - frame)
 
 
-def test_dream_strip_shows_each_step_in_its_column():
+def test_a_dreams_strip_shows_each_step_in_its_column():
     frames, actions = random_frames(4), torch.tensor([10, 20, 30, 99])
     frames[0] = 100
-    image = dream_strip(cast(Dynamics, Adder()), frames, actions, generator=torch.Generator())
+    image = labelled_strip(dream_rows(cast(Dynamics, Adder()), frames, actions, generator=torch.Generator()))
     assert image.shape == (LABEL_HEIGHT + 192, LABEL_WIDTH + 256, 3) and image.dtype == np.uint8
     for column, frame in enumerate(frames.numpy()):
         assert np.array_equal(cell(image, 0, column), frame)
@@ -96,8 +97,8 @@ def test_dream_strip_shows_each_step_in_its_column():
     assert [set(cell(image, 2, column).flatten()) for column in range(4)] == [{100}, {110}, {130}, {160}]
 
 
-def test_dream_strip_labels_its_rows_and_columns():
-    image = dream_strip(cast(Dynamics, Adder()), random_frames(2), torch.tensor([0, 0]), generator=None)
+def test_a_dreams_strip_labels_its_rows_and_columns():
+    image = labelled_strip(dream_rows(cast(Dynamics, Adder()), random_frames(2), torch.tensor([0, 0]), generator=None))
     assert not image[:LABEL_HEIGHT, :LABEL_WIDTH].any()
     for row in range(3):
         label = image[LABEL_HEIGHT + 64 * row :][:64, :LABEL_WIDTH]
@@ -106,11 +107,11 @@ def test_dream_strip_labels_its_rows_and_columns():
     assert above[0].any() and above[1].any() and not np.array_equal(above[0], above[1])
 
 
-def test_dream_strip_of_a_real_model_beyond_its_context():
+def test_a_dreams_strip_of_a_real_model_beyond_its_context():
     dynamics, frames, actions = small_dynamics(), random_frames(6), torch.tensor([0, 1, 2, 0, 1, 2])
 
     def strip(seed: int) -> np.ndarray:
-        return dream_strip(dynamics, frames, actions, generator=torch.Generator().manual_seed(seed))
+        return labelled_strip(dream_rows(dynamics, frames, actions, generator=torch.Generator().manual_seed(seed)))
 
     state = torch.get_rng_state()
     image = strip(1)
@@ -122,8 +123,8 @@ def test_dream_strip_of_a_real_model_beyond_its_context():
     assert np.array_equal(cell(image, 2, 0), expected[0])  # the dream starts at the first frame
 
 
-def test_dream_strip_of_one_frame():
-    image = dream_strip(small_dynamics(), random_frames(1), torch.tensor([0]), generator=None)
+def test_a_dreams_strip_of_one_frame():
+    image = labelled_strip(dream_rows(small_dynamics(), random_frames(1), torch.tensor([0]), generator=None))
     assert image.shape == (LABEL_HEIGHT + 192, LABEL_WIDTH + 64, 3)
 
 
