@@ -25,7 +25,8 @@ class IRISConfig:
     """Hyperparameters of IRIS. The defaults are those of Micheli et al. (2023) with a lighter autoencoder, an earlier
     start of world model and actor-critic, and no perceptual loss.
 
-    Fields may be assigned; an agent validates its config and keeps a copy.
+    Fields may be assigned; an agent validates its config and keeps a copy. Where nothing else is said, sizes and
+    learning rates are positive, numbers of updates, weights and temperatures at least 0, and shares in [0, 1].
     """
 
     env: str = "ALE/Pong-v5"
@@ -40,15 +41,15 @@ class IRISConfig:
     autoencoder: Literal["strided", "vqgan"] = "strided"
     """strided: a few strided convolutions. vqgan: the published agent's network, nine times the arithmetic."""
     vocab_size: int = 512
-    """Codes in the autoencoder's codebook."""
+    """Codes in the autoencoder's codebook; at least 2."""
     tokens_per_frame: int = 16
     """Tokens a frame; (64 / 2^encoder_downsamplings)²."""
     encoder_downsamplings: int = 4
-    """Stride-2 convolutions in the encoder."""
+    """Stride-2 convolutions in the encoder, 1 to 5."""
     token_embedding_dim: int = 512
     """Width of a code."""
     encoder_channels: int = 64
-    """Channels of the autoencoder's convolutions."""
+    """Channels of the autoencoder's convolutions, a multiple of 8, in vqgan of 32."""
     encoder_output_channels: int = 512
     """Channels between the network vqgan and the 1×1 convolutions to and from codes; strided has none between."""
     reconstruction_loss: Literal["mse", "l1"] = "mse"
@@ -63,7 +64,7 @@ class IRISConfig:
     commitment_weight: float = 0.25
     """Weight of the commitment loss, β."""
     codebook_decay: float = 0.99
-    """Decay of the moving averages that the codebook ema follows."""
+    """Decay of the moving averages that the codebook ema follows, in (0, 1]."""
     dead_code_threshold: int = 100
     """Updates after which an unused code of the codebook ema is put on an encoder output. 0: never."""
     autoencoder_learning_rate: float = 1e-4
@@ -91,7 +92,7 @@ class IRISConfig:
     transformer_heads: int = 4
     """Heads of its attention, which share the width."""
     transformer_timesteps: int = 20
-    """Timesteps that the world model reads at most: its context, and the length of its training segments."""
+    """Timesteps that the world model reads at most, 2 or more: its context, and the length of its training segments."""
     sequence_layout: Literal["frame_action", "frame_action_reward_end"] = "frame_action"
     """Tokens of a timestep, in their order. With reward and end among them the next frame depends on what was sampled;
     a timestep is two tokens longer and a dream's step two passes."""
@@ -120,13 +121,13 @@ class IRISConfig:
     """Layer normalisation between the actor-critic's convolutions and its LSTM. Without it the features of small
     networks may shrink to nothing while they learn, and the policy then does the same whatever it sees."""
     imagination_horizon: int = 20
-    """Steps of an imagined rollout."""
+    """Steps of an imagined rollout; at least 2, for the last one only bootstraps."""
     burn_in: int = 20
     """Real frames that the LSTM sees before it acts in a dream or in a new stretch of collection."""
     discount: float = 0.995
-    """γ."""
+    """γ, in (0, 1]."""
     td_lambda: float = 0.95
-    """λ of the λ-returns."""
+    """λ of the λ-returns, in [0, 1]."""
     entropy_weight: float = 0.001
     """Weight of the entropy bonus in the policy's loss."""
     learn_after_end: bool = True
