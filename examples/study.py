@@ -18,7 +18,7 @@ from typing import Literal
 import tyro
 from study_parts.environments import IDS
 from study_parts.jobs import AGENTS, MODEL_FREE, Job, Sizes, ablation_jobs, dreaming_jobs, jobs_of
-from study_parts.report import interquartile_mean, way_to_play, write_report
+from study_parts.report import final_mean, write_report
 from study_parts.running import run_jobs
 
 from iris_gym.errors import UsageError
@@ -31,9 +31,7 @@ def longer_jobs(jobs: list[Job], longest: int, seeds: tuple[int, ...]) -> list[J
         iris = [Job(jobs[0].folder, "iris", environment, seed, jobs[0].sizes).result() for seed in seeds]
         results = [result for result in iris if result is not None]
         if len(results) == len(seeds):
-            way = way_to_play(results)
-            finals = [result["points"][-1]["evaluations"][way]["mean"] for result in results]
-            goals[environment] = interquartile_mean(finals)[0]
+            goals[environment] = final_mean(results)
     chosen = [job for job in jobs if job.agent in MODEL_FREE and job.environment in goals]
     return [replace(job, longest=longest, goal=goals[job.environment]) for job in chosen]
 

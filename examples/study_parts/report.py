@@ -3,9 +3,9 @@
 import json
 import subprocess
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
-from statistics import median
+from statistics import median, median_low
 from typing import Any
 
 import numpy as np
@@ -101,9 +101,9 @@ def write_report(
         f"Mean returns of {sizes.episodes} episodes, by environment steps, IRIS `{sizes.preset}`. Interquartile means "
         f"over {len(seeds)} seeds with 95 % bootstrap intervals; below them every seed, in the way to play that ends "
         "best.",
-        *_summary(groups, sizes),
+        *(_summary(groups, sizes) if len(agents) > 1 else ()),
         *(_table_of(environment, groups) for environment in environments),
-        *_longer_table(folder, sizes, environments, seeds),
+        *(_until_table(folder, sizes, environments, seeds) if len(agents) > 1 else ()),
         *_ablation_tables(folder, sizes, environments, seeds),
         "Missing: "
         + ("; ".join(f"{what}, seeds {' '.join(which)}" for what, which in missing.items()) or "none")
@@ -201,36 +201,56 @@ def _curve(results: Sequence[dict[str, Any]], way: str) -> dict[int, list[float]
     return curve
 
 
-def _longer_table(folder: Path, sizes: Sizes, environments: Sequence[str], seeds: Sequence[int]) -> list[str]:
-    """When IRIS itself and those that went on for longer had an evaluation as good as IRIS's mean in the end."""
+def final_mean(results: Sequence[dict[str, Any]]) -> float:
+    """The interquartile mean that an agent's seeds end with."""
+    way = way_to_play(results)
+    return interquartile_mean([result["points"][-1]["evaluations"][way]["mean"] for result in results])[0]
+
+
+def _until_table(folder: Path, sizes: Sizes, environments: Sequence[str], seeds: Sequence[int]) -> list[str]:
+    """When each seed, or the one that went on for longer, had an evaluation as good as IRIS's mean in the end."""
     rows = []
     for environment in environments:
         runs = {
-            agent: [
-                json.loads(file.read_text())
-                for seed in seeds
-                if (file := folder / f"{agent}__longer__{environment}__{seed}.json").exists()
-            ]
-            for agent in MODEL_FREE
+            agent: [_longest(job) for job in jobs_of(folder, sizes, [agent], [environment], seeds)]
+            for agent in ("iris", *MODEL_FREE)
         }
-        goals = [result["goal"] for results in runs.values() for result in results]
-        iris = [job.result() for job in jobs_of(folder, sizes, ["iris"], [environment], seeds)]
-        for agent, results in {"iris": [result for result in iris if result], **runs}.items():
-            if goals and results:
-                _check_settings(f"{LABELS[agent]} for longer in {environment}", results)
-                taken = ", ".join(_steps_until(result, goals[0]) for result in results)
-                rows.append([environment, LABELS[agent], f"{goals[0]:.3f}", taken])
+        found = {agent: [result for result in results if result] for agent, results in runs.items()}
+        if len(found["iris"]) < len(seeds):
+            continue
+        goal = final_mean(found["iris"])
+        for agent, results in found.items():
+            if results:
+                taken = [_steps_until(result, goal) for result in results]
+                middle = _shown_steps(median_low(taken))
+                each = ", ".join(map(_shown_steps, taken))
+                rows.append([environment if agent == "iris" else "", LABELS[agent], f"{goal:.3f}", middle, each])
     title = f"Environment steps until an evaluation is as good as IRIS's interquartile mean after {sizes.steps:,}"
-    header = ["environment", "agent", "goal", "steps of each seed"]
+    header = ["environment", "agent", "goal", "median", "steps of each seed"]
     return [f"## {title}\n\n{_markdown(header, rows)}"] if rows else []
 
 
-def _steps_until(result: dict[str, Any], goal: float) -> str:
-    """The steps of the first evaluation in which some way to play is as good as `goal`, or more than there were."""
+def _longest(job: Job) -> dict[str, Any] | None:
+    """What a job found, or the one that was like it but went on for longer."""
+    longer = replace(job, longest=job.sizes.steps + 1)  # any number, for the name does not tell it
+    return json.loads(longer.file.read_text()) if longer.file.exists() else job.result()
+
+
+Steps = tuple[bool, int]
+"""Whether there were too few, and how many: the order is that of how many are needed, as far as it is known."""
+
+
+def _steps_until(result: dict[str, Any], goal: float) -> Steps:
+    """Those of the first evaluation in which some way to play is as good as `goal`."""
     for point in result["points"]:
         if max(played["mean"] for played in point["evaluations"].values()) >= goal - ROUNDING:
-            return f"{point['env_steps']:,}"
-    return f">{result['points'][-1]['env_steps']:,}"
+            return False, point["env_steps"]
+    return True, result["points"][-1]["env_steps"]
+
+
+def _shown_steps(steps: Steps) -> str:
+    too_few, count = steps
+    return f">{count:,}" if too_few else f"{count:,}"
 
 
 def _ablation_tables(folder: Path, sizes: Sizes, environments: Sequence[str], seeds: Sequence[int]) -> Iterator[str]:
