@@ -103,7 +103,7 @@ def write_report(
         "best.",
         *(_summary(groups, sizes) if len(agents) > 1 else ()),
         *(_table_of(environment, groups) for environment in environments),
-        *(_until_table(folder, sizes, environments, seeds) if len(agents) > 1 else ()),
+        *_until_table(folder, sizes, environments, seeds),
         *_ablation_tables(folder, sizes, environments, seeds),
         "Missing: "
         + ("; ".join(f"{what}, seeds {' '.join(which)}" for what, which in missing.items()) or "none")
@@ -215,16 +215,14 @@ def _until_table(folder: Path, sizes: Sizes, environments: Sequence[str], seeds:
             agent: [_longest(job) for job in jobs_of(folder, sizes, [agent], [environment], seeds)]
             for agent in ("iris", *MODEL_FREE)
         }
-        found = {agent: [result for result in results if result] for agent, results in runs.items()}
-        if len(found["iris"]) < len(seeds):
+        found = {agent: found for agent, results in runs.items() if (found := [result for result in results if result])}
+        if len(found.get("iris", ())) < len(seeds) or len(found) == 1:
             continue
         goal = final_mean(found["iris"])
         for agent, results in found.items():
-            if results:
-                taken = [_steps_until(result, goal) for result in results]
-                middle = _shown_steps(median_low(taken))
-                each = ", ".join(map(_shown_steps, taken))
-                rows.append([environment if agent == "iris" else "", LABELS[agent], f"{goal:.3f}", middle, each])
+            taken = [_steps_until(result, goal) for result in results]
+            middle, each = _shown_steps(median_low(taken)), ", ".join(map(_shown_steps, taken))
+            rows.append([environment if agent == "iris" else "", LABELS[agent], f"{goal:.3f}", middle, each])
     title = f"Environment steps until an evaluation is as good as IRIS's interquartile mean after {sizes.steps:,}"
     header = ["environment", "agent", "goal", "median", "steps of each seed"]
     return [f"## {title}\n\n{_markdown(header, rows)}"] if rows else []
