@@ -127,7 +127,7 @@ def test_a_broken_environment_is_one_line(game, words, here):
 
 @pytest.mark.slow
 def test_an_evaluation_of_games_without_end_is_cut_or_left_at_a_signal(here):
-    options = ("Endless", "--total-timesteps", "60", "--eval-interval", "1")
+    options = ("Endless", "--total-timesteps", "60", "--eval-interval", "1", "--start-actor-critic-after", "0")
     assert end(training("cut", *options, "--max-eval-steps", "30")) == (0, "")
     process = training("left", *options)
     wait_for(Path("evaluating").exists, process)
