@@ -154,6 +154,13 @@ def test_how_long_each_takes_to_get_as_far(readme):
     assert "IRIS is there first in the three rooms, and after PPO and RecurrentPPO in Breakout" in readme
     assert [row[3].count(">") for row in rows if row[0] == "IRIS"] == [1, 2, 1, 1]
     assert "But a seed or two of it are not there within 10,000 steps" in readme
+    assert "as did the three of RecurrentPPO in Empty-Random-6x6 that were not there at 10,000" in readme
+    recurrent = [
+        json.loads(file.read_text()) for file in (RESULTS / "steps_10000").glob("recurrent_ppo__longer__*.json")
+    ]
+    assert {(run["environment"], run["seed"], run["reached"]) for run in recurrent} == {
+        (RANDOM, seed, True) for seed in (0, 2, 3)
+    }
     results = [json.loads(file.read_text()) for file in (RESULTS / "steps_10000").glob("ppo__longer__*.json")]
     lasts = [result["points"][-1] for result in results]
     assert all(
