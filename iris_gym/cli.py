@@ -9,7 +9,7 @@ import signal
 import sys
 import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -53,13 +53,23 @@ def parse(arguments: Sequence[str]) -> Train | Evaluate | Scores | Plot | Record
     ]
     complaint = io.StringIO()
     try:
-        with contextlib.redirect_stderr(complaint):
+        with contextlib.redirect_stderr(complaint), _patient_output():
             return tyro.cli(commands, args=list(arguments), prog="iris-gym", description=DESCRIPTION)  # type: ignore[arg-type]
     except SystemExit as error:
         if not error.code:  # --help
             raise
         raise UsageError(_said_in(complaint.getvalue())) from error
-    except BrokenPipeError:  # nobody reads the help to its end
+
+
+@contextlib.contextmanager
+def _patient_output() -> Iterator[None]:
+    """Help that nobody reads to its end is no failure, not even where only the last flush shows it."""
+    try:
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
         _silence_output()
         sys.exit(0)
 
