@@ -9,7 +9,7 @@ import signal
 import sys
 import threading
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -53,23 +53,14 @@ def parse(arguments: Sequence[str]) -> Train | Evaluate | Scores | Plot | Record
     ]
     complaint = io.StringIO()
     try:
-        with contextlib.redirect_stderr(complaint), _patient_output():
+        with contextlib.redirect_stderr(complaint):
             return tyro.cli(commands, args=list(arguments), prog="iris-gym", description=DESCRIPTION)  # type: ignore[arg-type]
     except SystemExit as error:
-        if not error.code:  # --help
-            raise
-        raise UsageError(_said_in(complaint.getvalue())) from error
-
-
-@contextlib.contextmanager
-def _patient_output() -> Iterator[None]:
-    """Help that nobody reads to its end is no failure, not even where only the last flush shows it."""
-    try:
-        try:
-            yield
-        finally:
-            sys.stdout.flush()
-    except BrokenPipeError:
+        if error.code:
+            raise UsageError(_said_in(complaint.getvalue())) from error
+        _flush_output()  # after --help
+        raise
+    except BrokenPipeError:  # nobody reads the help to its end
         _silence_output()
         sys.exit(0)
 
@@ -80,6 +71,14 @@ class PatientConsole(Console):
 
     def on_broken_pipe(self) -> None:
         self.quiet = True
+        _silence_output()
+
+
+def _flush_output() -> None:
+    """Here and not as the process ends, whose status would be 120 where nobody reads any more."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
         _silence_output()
 
 

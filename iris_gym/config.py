@@ -70,7 +70,7 @@ class IRISConfig:
     autoencoder_learning_rate: float = 1e-4
     """Of Adam."""
     autoencoder_adam_beta2: float = 0.999
-    """Decay of Adam's second moments. A lower one forgives single bad batches sooner, as small ones are."""
+    """Decay of Adam's second moments, below 1. A lower one forgives single bad batches sooner, as small ones are."""
     autoencoder_batch_size: int = 256
     """Frames a batch."""
     autoencoder_updates_per_epoch: int = 200
@@ -156,7 +156,8 @@ class IRISConfig:
     it has seldom been, instead of staying where it learned to be safe. Counting has up to 10,000 frames encoded an
     epoch: of more so many are drawn, and most of the rare ones are not found. 0: none, as in the published agent."""
     max_bad_updates: int = 10
-    """Updates in a row with a loss or gradient that is not finite, each of them skipped, after which the run stops."""
+    """Updates in a row with a loss or gradient that is not finite, each of them skipped, after which the run stops; at
+    least 1."""
     accumulate_gradients: int = 1
     """Parts in which a batch goes through a network, one after another, while the gradients add up: the same update in
     less memory. Only dropout is drawn anew for each part."""
@@ -193,7 +194,8 @@ class IRISConfig:
     """Updates an epoch after `stop_autoencoder_after`, at the last learning rate: what is new in the environment is
     still learned, and most tokens of what is known stay as they are."""
     settled_autoencoder_factor: float = 0.1
-    """The last learning rate of an autoencoder that slows or settles, as a share of `autoencoder_learning_rate`."""
+    """The last learning rate of an autoencoder that slows or settles, as a share, above 0, of
+    `autoencoder_learning_rate`."""
 
     random_steps: int = 0
     """Environment steps at the beginning whose actions are uniformly random."""

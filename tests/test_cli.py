@@ -5,6 +5,7 @@ import io
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -244,6 +245,13 @@ def test_nobody_reads_any_more(here, command):
     done = subprocess.run([sys.executable, *command], stdout=writer, stderr=subprocess.PIPE, timeout=120)
     os.close(writer)
     assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_a_command_needs_no_output(here):
+    """Which is closed in some daemons."""
+    command = f"{shlex.quote(sys.executable)} -m iris_gym evaluate --run nowhere >&-"
+    done = subprocess.run(["sh", "-c", command], stderr=subprocess.PIPE, timeout=120)
+    assert (done.returncode, done.stderr.count(b"\n")) == (2, 1)
 
 
 def test_a_component_that_never_starts_is_a_line_and_no_failure(cli, here):

@@ -92,8 +92,8 @@ class Learner:
 
     With `loss_parts` a batch is gone through in parts, whose losses add up to `loss`.
     An update with a loss or gradient that is not finite is skipped: weights, buffers and moments stay as they are.
-    After `max_bad_updates` of them in a row `update` raises `Diverged`; on a GPU up to `CHECK_INTERVAL` updates late,
-    and there the optimizer has to be a fused one.
+    After `max_bad_updates` of them in a row `update` raises `Diverged`. A GPU is asked every `CHECK_INTERVAL` updates
+    whether it stands in such a row, and not of one that has ended before; there the optimizer has to be a fused one.
     """
 
     def __init__(
@@ -187,8 +187,6 @@ class Learner:
             torch.autograd.graph.increment_version(parameter)
 
     def _stop_where_diverged(self, good: Tensor, segment: Segment) -> None:
-        enough = self.bad_in_a_row >= self.max_bad_updates  # of an earlier run, which a good update does not undo
-        self.bad_in_a_row = torch.where(good & ~enough, 0, self.bad_in_a_row + 1)
+        self.bad_in_a_row = torch.where(good, 0, self.bad_in_a_row + 1)
         if self.updates % self.check_interval == 0 and int(self.bad_in_a_row) >= self.max_bad_updates:
-            self.bad_in_a_row = torch.zeros_like(self.bad_in_a_row)
             raise Diverged(self.name, self.updates, segment)

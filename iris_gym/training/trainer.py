@@ -274,5 +274,6 @@ class MeanMetrics:
 def check_total_timesteps(total_timesteps: float, *, least: int = 1) -> None:
     """Raise `UsageError` for a number of steps that cannot be learned for; 1e5 can."""
     number = isinstance(total_timesteps, int | float | np.integer) and not isinstance(total_timesteps, bool)
-    if not number or total_timesteps % 1 or total_timesteps < least:  # the remainder of infinity is no number, so true
+    part = isinstance(total_timesteps, float) and not total_timesteps.is_integer()
+    if not number or part or total_timesteps < least:
         raise UsageError(f"total_timesteps={total_timesteps!r} must be a whole number, at least {least}")
