@@ -58,7 +58,7 @@ from iris_gym.training.logs import close_logger, log_marks, rewind_logs, run_log
 from iris_gym.training.media_log import record_pictures, shows_pictures
 from iris_gym.training.randomness import RandomStreams, checked_seed, drawn_seed
 from iris_gym.training.rates import Rates
-from iris_gym.training.run_folder import RunFolder, read_snapshot
+from iris_gym.training.run_folder import RunFolder, read_snapshot, saved_file
 from iris_gym.training.snapshots import collection_state, restore_collection, restore_training, training_state
 from iris_gym.training.stored_state import SETTINGS, check_entries
 from iris_gym.training.trainer import (
@@ -116,7 +116,7 @@ class IRISAgent(HubAgent, PublishedAgent, BaseAlgorithm):
             raise UsageError(f"config={config!r} is no IRISConfig; write IRISAgent(env, IRISConfig.small())")
         self.config = (config or preset("auto", chosen_device.type)).replace()
         if env is not None:
-            self.config.env = env if isinstance(env, str) else _name_of(env)
+            self.config.env = _name_of(env)
         self.config.validate()
         if run_dir is not None:
             RunFolder(Path(run_dir)).check_free()
@@ -258,13 +258,13 @@ class IRISAgent(HubAgent, PublishedAgent, BaseAlgorithm):
         """
         if env is None:
             raise UsageError("env=None is no environment; give one, or an id")
-        chosen = cast(VecEnv, self._vec_env(env, self.verbose))
-        name = env if isinstance(env, str) else _name_of(env)
+        chosen, name = cast(VecEnv, self._vec_env(env, self.verbose)), _name_of(env)
         if self.env is None:
             self._adopt(chosen, name)
         super().set_env(chosen, force_reset)
         assert self.env is not None
-        self.env_id, self.config.env = (env if isinstance(env, str) else None), name
+        self.env_id = env if isinstance(env, str) else None
+        self.config.env = name
         self.trainer.evaluate = self._evaluation_metrics if self.env_id else None
         self.trainer.collector = build_collector(
             self.config, build_acting(self.config, self.models), self.replay, self.streams, self.env
@@ -589,9 +589,7 @@ class IRISAgent(HubAgent, PublishedAgent, BaseAlgorithm):
         """
         if not isinstance(path, str | os.PathLike):
             raise UsageError(f"path={path!r} is no path; an agent is saved to a file by name")
-        path = Path(path)
-        if not path.suffix:
-            path = path.with_name(path.name + ".zip")
+        path = saved_file(Path(path))
         path.parent.mkdir(parents=True, exist_ok=True)
         checkpoint.write_zip(self._snapshot(), path)
 
@@ -773,7 +771,9 @@ class IRISAgent(HubAgent, PublishedAgent, BaseAlgorithm):
 
 
 def _name_of(env: Any) -> str:
-    """What to call an environment that was given as an object. Raises `UsageError` for anything else."""
+    """An environment's id, or what to call one that was given as an object. Raises `UsageError` for anything else."""
+    if isinstance(env, str):
+        return env
     if not isinstance(env, gym.Env | VecEnv):
         raise UsageError(f"env={env!r} is neither an id nor a gymnasium.Env nor a Stable-Baselines3 VecEnv")
     spec = getattr(env, "spec", None)

@@ -15,7 +15,7 @@ from iris_gym.hub import read_shared
 from iris_gym.imagination.dynamics import Dynamics
 from iris_gym.stored import check_stored
 from iris_gym.training.checkpoint import Snapshot, is_shared, load_modules
-from iris_gym.training.run_folder import read_snapshot
+from iris_gym.training.run_folder import read_snapshot, saved_file
 from iris_gym.untrusted.files import usable_path
 
 
@@ -75,6 +75,6 @@ def _read(checkpoint: str | Path) -> Snapshot:
             "since Gymnasium copies what it is given; agent.make_dream_env dreams with live networks"
         )
     path = usable_path("checkpoint", checkpoint)
-    here = path.exists() or path.suffix == ".zip" or path.with_name(path.name + ".zip").exists()
-    is_hub_id = not here and re.fullmatch(r"[\w.-]+/[\w.-]+", str(checkpoint))
+    is_local = path.exists() or saved_file(path).exists() or path.suffix == ".zip"
+    is_hub_id = not is_local and re.fullmatch(r"[\w.-]+/[\w.-]+", str(checkpoint))
     return read_shared(checkpoint) if is_shared(path) or is_hub_id else read_snapshot(path, check_stored)

@@ -198,6 +198,11 @@ def check_output(name: str, path: Path) -> None:
         raise UsageError(f"{name}={str(path)!r} is no file; give the name of one")
 
 
+def saved_file(path: Path) -> Path:
+    """Where an agent is saved: `.zip` is added to a name without suffix."""
+    return path if path.suffix else path.with_name(path.name + ".zip")
+
+
 def read_snapshot(path: str | Path, check: Check | None = None) -> Snapshot:
     """What a saved file, or the newest checkpoint of a run folder, holds. Raises `UsageError` where there is none."""
     path = usable_path("run", path)
@@ -208,7 +213,7 @@ def read_snapshot(path: str | Path, check: Check | None = None) -> Snapshot:
         if snapshot is None:
             raise UsageError(f"run={str(path)!r} has no complete checkpoint yet")
         return snapshot
-    file = path if path.exists() or path.suffix else path.with_name(path.name + ".zip")
+    file = path if path.exists() else saved_file(path)
     if not file.exists():
         raise UsageError(f"run={str(path)!r} does not exist; give a run folder or a saved zip")
     return read_zip(file, check)
