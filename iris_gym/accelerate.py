@@ -71,19 +71,25 @@ def products(*, tf32: bool) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _attention_without_cudnn() -> Iterator[None]:
+def _meanwhile(get: Callable[[], bool], choose: Callable[[bool], object], value: bool) -> Iterator[None]:
+    """One of torch's settings as `value`, where a GPU is used; afterwards it is as it was."""
+    if not torch.cuda.is_initialized():
+        yield
+        return
+    before = get()
+    choose(value)
+    try:
+        yield
+    finally:
+        choose(before)
+
+
+def _attention_without_cudnn() -> contextlib.AbstractContextManager[None]:
     """A GPU's attention by other kernels than cuDNN's, which torch prefers on a Hopper in bf16.
 
     Those are built for each length of a growing dream, and torch 2.11 has them round dropout to sixteenths.
     """
-    if not (torch.cuda.is_initialized() and torch.backends.cuda.cudnn_sdp_enabled()):
-        yield
-        return
-    torch.backends.cuda.enable_cudnn_sdp(False)
-    try:
-        yield
-    finally:
-        torch.backends.cuda.enable_cudnn_sdp(True)
+    return _meanwhile(torch.backends.cuda.cudnn_sdp_enabled, torch.backends.cuda.enable_cudnn_sdp, False)
 
 
 @contextlib.contextmanager
@@ -93,14 +99,8 @@ def _repeatable_convolutions() -> Iterator[None]:
     A transposed one, as the decoder has, has faster ones that may round otherwise at each call.
     """
     cudnn = torch.backends.cudnn
-    if not torch.cuda.is_initialized() or cudnn.deterministic:
+    with _meanwhile(lambda: cudnn.deterministic, lambda value: setattr(cudnn, "deterministic", value), True):
         yield
-        return
-    cudnn.deterministic = True
-    try:
-        yield
-    finally:
-        cudnn.deterministic = False
 
 
 def inference(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:

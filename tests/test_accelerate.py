@@ -56,6 +56,13 @@ def test_processors_of_intel_gain_from_bf16_by_tiles_alone(monkeypatch, instruct
     assert accelerate.gains_from_bf16(CPU) == gains
 
 
+def test_bf16_is_asked_of_the_gpu_that_is_computed_on(monkeypatch):
+    current = []
+    monkeypatch.setattr(torch.cuda, "device", lambda device: contextlib.nullcontext(current.append(device.index)))
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: current == [1])
+    assert accelerate.gains_from_bf16(torch.device("cuda", 1))
+
+
 def test_devices_of_an_unknown_kind_have_no_bf16():
     assert not accelerate.gains_from_bf16(torch.device("meta"))
 

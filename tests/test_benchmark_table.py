@@ -75,6 +75,9 @@ def test_a_profile_is_a_line_with_shares_of_all_operations():
     assert line in remarks(result(actor_critic=entry(1.0, profile=profile)))
     acting = result(act=entry(1.0, profile=profile | {"runs": 20}))
     assert line.replace("actor_critic:", "act 20 times:") in remarks(acting)
+    nothing = profile | {"calls": 1, "busy_s": 0.0, "operations": [{"name": "Memset", "calls": 1, "self_s": 0.0}]}
+    unseen = remarks(result(act=entry(1.0, profile=nothing)))
+    assert "act: 1 operations in 0 µs: Memset 0% (1)" in unseen
 
 
 def test_remarks_name_the_formula_and_what_differs():

@@ -69,3 +69,10 @@ def test_it_does_not_grow_where_the_old_and_the_new_would_not_fit(monkeypatch):
     assert not mirror.follow(frames, 5)
     np.testing.assert_array_equal(mirror.gather(np.arange(4)[None], np.ones((1, 4), bool))[0], frames[:4])
     assert mirror.follow(frames, 4)
+
+
+def test_what_torch_keeps_of_a_gpu_without_using_it_is_free(monkeypatch):
+    for name, value in dict(mem_get_info=(100, 1000), memory_reserved=70, memory_allocated=30).items():
+        monkeypatch.setattr(torch.cuda, name, lambda device, value=value: value)
+    assert device_frames.free_bytes(torch.device("cuda", 1)) == 140
+    assert device_frames.free_bytes(CPU) == float("inf")
