@@ -225,7 +225,7 @@ class IRISConfig:
 
     @classmethod
     def small(cls, **changes: Any) -> "IRISConfig":
-        """For a laptop's CPU: learns something real in ten minutes."""
+        """For a laptop's CPU: learns something real in five to fifteen minutes."""
         return cls(**(SMALL | changes))
 
     @classmethod
