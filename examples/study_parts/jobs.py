@@ -70,14 +70,21 @@ class Job:
 
     @property
     def name(self) -> str:
-        variant = self.ablation or ("longer" if self.longest else None)
-        return "__".join(
-            [self.agent, *([variant.replace(" ", "-")] if variant else []), self.environment, f"{self.seed}"]
-        )
+        return self._named(self.ablation or ("longer" if self.longest else None))
 
     @property
     def file(self) -> Path:
         return Path(self.folder) / f"{self.name}.json"
+
+    @property
+    def longer_file(self) -> Path:
+        """That of the run that is like this one, but goes on for longer."""
+        return Path(self.folder) / f"{self._named('longer')}.json"
+
+    def _named(self, variant: str | None) -> str:
+        return "__".join(
+            [self.agent, *([variant.replace(" ", "-")] if variant else []), self.environment, f"{self.seed}"]
+        )
 
     @property
     def iris(self) -> "Job":

@@ -3,7 +3,7 @@
 import json
 import subprocess
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from statistics import median, median_low
 from typing import Any
@@ -220,6 +220,7 @@ def _until_table(folder: Path, sizes: Sizes, environments: Sequence[str], seeds:
             continue
         goal = final_mean(found["iris"])
         for agent, results in found.items():
+            _check_settings(f"{LABELS[agent]} in {environment}, the longer runs among them", results)
             taken = [_steps_until(result, goal) for result in results]
             middle, each = _shown_steps(median_low(taken)), ", ".join(map(_shown_steps, taken))
             rows.append([environment if agent == "iris" else "", LABELS[agent], f"{goal:.3f}", middle, each])
@@ -230,8 +231,7 @@ def _until_table(folder: Path, sizes: Sizes, environments: Sequence[str], seeds:
 
 def _longest(job: Job) -> dict[str, Any] | None:
     """What a job found, or the one that was like it but went on for longer."""
-    longer = replace(job, longest=job.sizes.steps + 1)  # any number, for the name does not tell it
-    return json.loads(longer.file.read_text()) if longer.file.exists() else job.result()
+    return json.loads(job.longer_file.read_text()) if job.longer_file.exists() else job.result()
 
 
 Steps = tuple[bool, int]
