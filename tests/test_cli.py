@@ -234,7 +234,11 @@ def test_a_command_that_is_asked_to_end_leaves_nothing_temporary(here, module_fo
 @pytest.mark.parametrize(
     "command",
     [
-        ["-c", "import sys; from iris_gym.cli import PatientConsole as C; c = C(); c.print(1), c.print(2)"],
+        [
+            "-c",
+            "import sys; from iris_gym.cli import PatientConsole as C; "
+            "c = C(); c.print(1), c.print(2), sys.stdout.flush()",
+        ],
         ["-m", "iris_gym", "--help"],
     ],
 )

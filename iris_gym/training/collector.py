@@ -212,5 +212,4 @@ def environment_faults(where: str) -> Iterator[None]:
     except (OSError, UsageError):
         raise
     except Exception as error:
-        said = one_line(error)
-        raise RunError(f"the environment failed {where}: {type(error).__name__}: {said}") from error
+        raise RunError(f"the environment failed {where}: {type(error).__name__}: {one_line(error)}") from error

@@ -273,7 +273,7 @@ class MeanMetrics:
 
 def check_total_timesteps(total_timesteps: float, *, least: int = 1) -> None:
     """Raise `UsageError` for a number of steps that cannot be learned for; 1e5 can."""
-    number = isinstance(total_timesteps, int | float | np.integer) and not isinstance(total_timesteps, bool)
-    part = isinstance(total_timesteps, float) and not total_timesteps.is_integer()
-    if not number or part or total_timesteps < least:
+    whole = isinstance(total_timesteps, int | np.integer) and not isinstance(total_timesteps, bool)
+    whole = whole or (isinstance(total_timesteps, float) and total_timesteps.is_integer())
+    if not whole or total_timesteps < least:
         raise UsageError(f"total_timesteps={total_timesteps!r} must be a whole number, at least {least}")

@@ -44,9 +44,8 @@ class WandbOutput(KVWriter):
                 config=config,
             )
         except self.wandb.Error as error:
-            reason = one_line(error)
             raise UsageError(
-                f"wandb=True cannot begin: {reason}; run wandb login, or set WANDB_MODE=offline"
+                f"wandb=True cannot begin: {one_line(error)}; run wandb login, or set WANDB_MODE=offline"
             ) from error
         self.run.define_metric("*", step_metric=STEP)
         atexit.register(self.close)  # now, to come before wandb ends the service that it writes to
