@@ -59,7 +59,10 @@ def fuzz(request) -> Callable[..., None]:
                 gc.collect()  # agents, and the files that they map into memory, hold one another
 
         gc.freeze()
-        every()
+        try:
+            every()
+        finally:
+            gc.unfreeze()
 
     return run
 
