@@ -12,7 +12,6 @@ import tyro
 from stable_baselines3 import PPO
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
-from stable_baselines3.common.vec_env import VecMonitor
 
 from iris_gym import IRISAgent, make_env
 from iris_gym.dream import DreamSB3VecEnv
@@ -36,7 +35,7 @@ def main(
 ) -> None:
     """`run` is a run folder or a saved zip; all of the learning happens in its dream."""
     agent = IRISAgent.load(run)
-    dream = VecMonitor(DreamSB3VecEnv(agent.make_dream_env(num_envs, horizon=horizon)))
+    dream = DreamSB3VecEnv(agent.make_dream_env(num_envs, horizon=horizon))
     steps = max(min(total_timesteps // num_envs, 128), 2)
     policy = PPO("CnnPolicy", dream, n_steps=steps, batch_size=steps * num_envs // 2, seed=seed, verbose=1)
     policy.learn(total_timesteps)

@@ -11,7 +11,6 @@ from stable_baselines3 import DQN, PPO
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import ActorCriticPolicy
-from stable_baselines3.common.vec_env import VecMonitor
 from torch import Tensor, nn
 
 from iris_gym import IRISAgent, IRISConfig, make_env
@@ -191,7 +190,7 @@ def learn_in_dream(job: Job) -> Recorder:
     agent = IRISAgent.load(job.iris.agent_file, device="cpu")
     arguments = HYPERPARAMETERS["dream_ppo"]
     dreams = dict(num_envs=DREAM_ENVS, horizon=agent.config.imagination_horizon)
-    env = VecMonitor(DreamSB3VecEnv(agent.make_dream_env(**dreams)))
+    env = DreamSB3VecEnv(agent.make_dream_env(**dreams))
     model = PPO(env=env, seed=job.seed, device="cpu", **arguments)
 
     @torch.no_grad()

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 import numpy as np
-from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
+from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvStepReturn
 from torch import Tensor
@@ -17,7 +18,7 @@ class DreamSB3VecEnv(VecEnv):
 
     Rows that end go on at once with a new dream, as Stable-Baselines3 wants it; the last observation is in
     `info["terminal_observation"]`, and `info["TimeLimit.truncated"]` says that the horizon ended the episode and not
-    the world model. `info["episode"]` is there without a `VecMonitor`, which may be used all the same.
+    the world model. `info["episode"]` is there without a `VecMonitor`.
 
     Args:
         dream: a dream in `SAME_STEP` mode, of either output, bare or in vector wrappers.
@@ -80,21 +81,31 @@ class DreamSB3VecEnv(VecEnv):
 
     def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
         """An attribute of the dream, which all rows share."""
-        return [getattr(self.dream, attr_name)] * len(list(self._get_indices(indices)))
+        return [getattr(self._owner(attr_name), attr_name)] * len(list(self._get_indices(indices)))
 
     def set_attr(self, attr_name: str, value: Any, indices: VecEnvIndices = None) -> None:
         """Set an attribute of the dream, for all rows."""
-        setattr(self.dream, attr_name, value)
+        setattr(self._owner(attr_name), attr_name, value)
 
     def env_method(
         self, method_name: str, *method_args: Any, indices: VecEnvIndices = None, **method_kwargs: Any
     ) -> list[Any]:
         """Call a method of the dream, once, for all rows; each gets its answer."""
-        answer = getattr(self.dream, method_name)(*method_args, **method_kwargs)
+        answer = getattr(self._owner(method_name), method_name)(*method_args, **method_kwargs)
         return [answer] * len(list(self._get_indices(indices)))
 
     def env_is_wrapped(self, wrapper_class: type, indices: VecEnvIndices = None) -> list[bool]:
-        return [False] * len(list(self._get_indices(indices)))
+        """Counting episodes as a `Monitor` does, the dream stands for one; there are no other wrappers for a row."""
+        name = "episode_statistics"
+        counts = wrapper_class is Monitor and getattr(self._owner(name), name, False)
+        return [counts] * len(list(self._get_indices(indices)))
+
+    def _owner(self, name: str) -> VectorEnv:
+        """The outermost wrapper that has an attribute, or the dream: vector wrappers do not pass attributes on."""
+        layer = self.dream
+        while isinstance(layer, VectorWrapper) and not hasattr(layer, name):
+            layer = layer.env
+        return layer
 
 
 def _array(values: Any) -> np.ndarray:

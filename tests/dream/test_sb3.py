@@ -4,6 +4,7 @@ import torch
 from gymnasium.wrappers.vector import ClipReward
 from stable_baselines3 import PPO
 from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import VecFrameStack, VecMonitor, VecTransposeImage
 
 from iris_gym.dream import DreamSB3VecEnv
@@ -57,7 +58,8 @@ def test_a_seed_and_options_count_once(make_dream, some_frames):
 
 
 def test_its_wrappers(make_dream):
-    env = VecFrameStack(VecTransposeImage(VecMonitor(DreamSB3VecEnv(make_dream(horizon=3, log_probs=True)))), 2)
+    dream = make_dream(horizon=3, log_probs=True, episode_statistics=False)
+    env = VecFrameStack(VecTransposeImage(VecMonitor(DreamSB3VecEnv(dream))), 2)
     assert env.reset().shape == (3, 6, 64, 64)
     for _ in range(3):
         _, _, dones, infos = env.step(np.array([STAY] * 3))
@@ -73,7 +75,7 @@ def test_pictures_and_attributes(make_dream):
     assert env.render().shape == (128, 128, 3)
     assert env.get_attr("horizon") == [20] * 4 and env.get_attr("horizon", [0, 1]) == [20] * 2
     assert env.has_attr("horizon") and not env.has_attr("nothing")
-    assert env.env_is_wrapped(type) == [False] * 4
+    assert env.env_is_wrapped(Monitor) == [True] * 4 and env.env_is_wrapped(type) == [False] * 4
     env.set_attr("horizon", 5)
     assert env.dream.horizon == 5
     assert len(env.env_method("get_state")) == 4
@@ -88,13 +90,13 @@ def test_ppo_learns_what_ends_well(make_dream):
     agent = PPO("MlpPolicy", env, n_steps=16, batch_size=64, n_epochs=5, learning_rate=1e-2, seed=0, device="cpu")
     agent.learn(1500)
     assert len(agent.ep_info_buffer) > 20
-    with pytest.warns(UserWarning, match="Monitor"):
-        mean, _ = evaluate_policy(agent, env, n_eval_episodes=16)
+    mean, _ = evaluate_policy(agent, env, n_eval_episodes=16)
     assert mean > 0.9
 
 
 def test_without_statistics_of_the_dream_those_of_vec_monitor_are_there(make_dream):
     env = DreamSB3VecEnv(make_dream(2, horizon=1, episode_statistics=False))
+    assert env.env_is_wrapped(Monitor) == [False] * 2
     env.reset()
     assert "episode" not in env.step(np.array([0, 1]))[3][0]
     monitored = VecMonitor(env)
@@ -114,6 +116,10 @@ def test_a_dream_in_vector_wrappers(make_dream):
     _, rewards, dones, infos = env.step(np.array([STAY, END, LOSE]))
     assert rewards.tolist() == [0, 0.5, 0] and dones.tolist() == [False, True, False]
     assert "terminal_observation" in infos[1]
+    env.set_attr("horizon", 7)
+    assert env.get_attr("horizon", [0]) == [7] and env.dream.unwrapped.horizon == 7
+    assert not env.has_attr("nothing")
+    assert len(env.env_method("get_state", indices=[1])) == 1
 
 
 def test_a_single_dream_is_refused(make_dream):
