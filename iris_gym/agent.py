@@ -7,7 +7,7 @@ import weakref
 from collections import deque
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NoReturn, SupportsIndex, cast
 
 import gymnasium as gym
 import numpy as np
@@ -287,7 +287,8 @@ class IRISAgent(HubAgent, PublishedAgent, BaseAlgorithm):
         """Collect `total_timesteps` environment steps, training as the schedule of the config says; returns self.
 
         When `config.max_env_steps` have been collected in all, training goes on without collecting to
-        `config.total_epochs`. `log_interval` counts epochs. A callback that returns False ends at that step.
+        `config.total_epochs`. `log_interval` counts epochs. A callback that returns False ends at that step; callbacks
+        are asked after environment steps, so no more where nothing is collected.
 
         The epoch in which collecting stops ends with all of its updates. Who trains in several calls should let each
         collect whole epochs, `config.env_steps_per_epoch` a piece, or it trains more often than the schedule says.
@@ -318,10 +319,9 @@ class IRISAgent(HubAgent, PublishedAgent, BaseAlgorithm):
             raise UsageError("env=None cannot be learned from; load with env=…, or call set_env first")
         self._check_replay()
         begins_anew = reset_num_timesteps or self._last_obs is None
-        with environment_faults("when it was reset"):
-            total_timesteps, callback = self._setup_learn(
-                int(total_timesteps), callback, reset_num_timesteps, tb_log_name, progress_bar
-            )
+        total_timesteps, callback = self._setup_learn(
+            int(total_timesteps), callback, reset_num_timesteps, tb_log_name, progress_bar
+        )
         if begins_anew:
             assert self.trainer.collector is not None
             self.trainer.collector.reset(cast(np.ndarray, self._last_obs))
@@ -351,7 +351,14 @@ class IRISAgent(HubAgent, PublishedAgent, BaseAlgorithm):
             checkpoint.write_tensors(error.segment.tensors(), path)
             raise RunError(f"{error}, after {self.num_timesteps:,} environment steps; its batch: {path}") from error
 
-    def _setup_learn(self, *args: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
+    def _setup_learn(
+        self,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        reset_num_timesteps: bool = True,
+        tb_log_name: str = "IRIS",
+        progress_bar: bool = False,
+    ) -> tuple[int, BaseCallback]:
         if self.run is not None and not self._custom_logger:
             if self._log_marks is not None:
                 rewind_logs(self.run.logs, self._log_marks)
@@ -359,7 +366,9 @@ class IRISAgent(HubAgent, PublishedAgent, BaseAlgorithm):
             logger.output_formats += self.log_outputs
             weakref.finalize(self, close_logger, logger)
             self.set_logger(logger)
-        return super()._setup_learn(*args, **kwargs)
+        with environment_faults("when it was reset"):  # and no callback's, which are set up after it
+            total_timesteps, _ = super()._setup_learn(total_timesteps, None, reset_num_timesteps, tb_log_name)
+        return total_timesteps, self._init_callback(callback, progress_bar)
 
     def _check_replay(self) -> None:
         """A saved file has no replay; who has collected all that it may, cannot fill another one."""
@@ -390,7 +399,7 @@ class IRISAgent(HubAgent, PublishedAgent, BaseAlgorithm):
         end = min(self.target, self.config.max_env_steps)
         for learner in self.trainer.learners:
             if not remaining[learner.name] and not learner.updates and learner.plan.updates_per_epoch:
-                steps = learner.plan.start_after * self.config.env_steps_per_epoch
+                steps = learner.plan.start_after * self.trainer.epoch_steps
                 warnings.warn(
                     f"learning ends at {end:,} environment steps, before the first update of the "
                     f"{learner.name}, which comes after {steps:,}; learn for longer or lower its start epoch",
@@ -470,7 +479,7 @@ class IRISAgent(HubAgent, PublishedAgent, BaseAlgorithm):
     @property
     def _idle_steps(self) -> int:
         """What would have been collected in the epochs that collected nothing."""
-        return self.trainer.idle_epochs * self.config.env_steps_per_epoch
+        return self.trainer.idle_epochs * self.trainer.epoch_steps
 
     def _record_machine(self) -> None:
         """Rates since the last dump, and memory; not in `progress.csv`, which a resumed run repeats to the digit."""
@@ -578,9 +587,9 @@ class IRISAgent(HubAgent, PublishedAgent, BaseAlgorithm):
 
     # ---------------------------------------------------------------- keeping
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> "IRISAgent":
-        """Refused: what an agent learns by holds its networks, which a copy would go on training instead of its own."""
-        raise UsageError("an IRISAgent cannot be copied; save it, and load it with an env")
+    def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
+        """Refused, and so are copies: what an agent learns by holds its networks, which a copy would go on training."""
+        raise UsageError("an IRISAgent cannot be copied or pickled; save it, and load it with an env")
 
     def save(self, path: str | Path) -> None:  # type: ignore[override]
         """Write one file of JSON and safetensors: config, weights, optimizers, random states; not the replay.

@@ -50,6 +50,10 @@ class IRISPolicy(BasePolicy):
         """Refused: Stable-Baselines3 would unpickle the file, and so run whatever code is in it."""
         raise UsageError(f"path={str(path)!r}: a policy is not loaded by itself; use IRISAgent.load(path).policy")
 
+    def parameters_to_vector(self) -> np.ndarray:
+        """All parameters one after another, as `load_from_vector` takes them. Some lie channels last."""
+        return torch.cat([parameter.detach().reshape(-1) for parameter in self.parameters()]).cpu().numpy()
+
     def predict(
         self,
         observation: np.ndarray | dict[str, np.ndarray],

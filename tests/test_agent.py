@@ -5,6 +5,7 @@ import csv
 import gc
 import io
 import json
+import pickle
 import re
 import warnings
 import zipfile
@@ -231,6 +232,11 @@ def test_callbacks_see_the_locals_of_stable_baselines3():
     assert not seen["new_obs"].any(), "the first picture of the next game"
 
 
+def test_what_a_callback_cannot_begin_with_is_not_the_environments_fault():
+    with pytest.raises(AttributeError, match="'function' object has no attribute 'init_callback'"):
+        new_agent().learn(8, [lambda *_: True])
+
+
 def test_a_function_serves_as_callback():
     steps = []
     quiet_learn(new_agent(), 3, lambda names, _: steps.append(int(names["dones"].sum())) is None)
@@ -380,6 +386,13 @@ def test_who_learns_for_longer_than_is_collected_is_told_so():
     messages = [str(warning.message) for warning in told]
     assert any("of 300 environment steps 20 are collected" in message for message in messages)
     assert any("learning ends at 20 environment steps, before the first update" in message for message in messages)
+
+
+def test_where_several_environments_step_at_once_epochs_are_longer():
+    agent = new_agent(DummyVecEnv([Corridor] * 3), env_steps_per_epoch=20)
+    with pytest.warns(UserWarning, match="at 42 .*the actor_critic, which comes after 42; learn for longer"):
+        agent.learn(42)
+    assert agent.trainer.position.epoch == 3
 
 
 def test_what_is_saved_when_all_is_collected_needs_the_replay_that_it_has_not(tmp_path):
@@ -627,8 +640,10 @@ def test_set_env_takes_an_id(pong, tmp_path):
 
 def test_a_copy_is_refused():
     """It would count updates, and train the networks of the first."""
-    with pytest.raises(UsageError, match="cannot be copied; save it, and load it with an env"):
-        copy.deepcopy(new_agent())
+    agent = new_agent()
+    for copied in (copy.copy, copy.deepcopy, pickle.dumps):
+        with pytest.raises(UsageError, match="cannot be copied or pickled; save it, and load it with an env"):
+            copied(agent)
 
 
 @pytest.mark.parametrize("steps", [-5, True, 0.5, np.float64("inf"), float("nan")])
@@ -887,6 +902,13 @@ def test_parameters_that_are_set_amid_a_collection_are_acted_with():
     ours, theirs = (policy.logits(frames, policy.initial_state(4))[0] for policy in (acting, other.policy.acting))
     assert acting.frozen is not None
     torch.testing.assert_close(ours, theirs)
+
+
+def test_all_parameters_are_a_vector_and_a_vector_is_all_parameters():
+    agent, other = new_agent(seed=1), new_agent(seed=2)
+    other.policy.load_from_vector(agent.policy.parameters_to_vector())
+    for mine, theirs in zip(agent.policy.parameters(), other.policy.parameters(), strict=True):
+        assert torch.equal(mine, theirs)
 
 
 def test_set_parameters_refuses_those_of_another_agent(tmp_path):

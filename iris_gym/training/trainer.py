@@ -137,11 +137,16 @@ class Trainer:
         return {learner.name: learner.updates for learner in self.learners}
 
     @property
+    def epoch_steps(self) -> int:
+        """Environment steps of an epoch that collects: `env_steps_per_epoch`, or as many more as all rows take."""
+        return self._whole_steps(self.env_steps_per_epoch)
+
+    @property
     def idle_epochs(self) -> int:
         """Epochs that ended after nothing was collected any more, if every epoch before was collected whole."""
         if self.env_steps < self.max_env_steps:
             return 0
-        collecting = -(-self.max_env_steps // self._whole_steps(self.env_steps_per_epoch))
+        collecting = -(-self.max_env_steps // self.epoch_steps)
         return max(self.position.epoch - 1 - collecting, 0)
 
     def state_dict(self) -> dict[str, Any]:
@@ -178,7 +183,7 @@ class Trainer:
             return range(0)
         in_this_epoch = self.env_steps_per_epoch - self.position.done if self.position.phase == 0 else 0
         steps_after_it = max(target - self.env_steps - self._whole_steps(in_this_epoch), 0)
-        last = self.position.epoch + -(-steps_after_it // self._whole_steps(self.env_steps_per_epoch))
+        last = self.position.epoch + -(-steps_after_it // self.epoch_steps)
         if target == self.max_env_steps:
             last = max(last, self.total_epochs)
         return range(self.position.epoch, last + 1)
