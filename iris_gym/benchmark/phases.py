@@ -168,7 +168,8 @@ class Bench:
         inputs = self._inputs(2)
         dynamics, generator = build_dynamics(self.models, self.frozen), self.streams.imagining
         plain = [imagine(dynamics, self.models.actor_critic, horizon=length, generator=generator) for length in (2, 3)]
-        one, two = (count_operations(lambda rollout=rollout: rollout(*inputs)) for rollout in plain)
+        with products(tf32=self.config.accelerate):
+            one, two = (count_operations(lambda rollout=rollout: rollout(*inputs)) for rollout in plain)
         return two - one
 
     @torch.no_grad()
@@ -203,10 +204,11 @@ class Bench:
         segment = self.replay.sample_segments(count, 1, generator=np.random.default_rng(0), align="start")
         assert segment.rows is not None
         self._change_tokenizer()
-        if kind == "encode":
-            return timed(lambda: self.cache.tokens(segment), self.device) / len(_distinct(segment.rows))
-        self.cache.tokens(segment)
-        return timed(lambda: self.cache.reconstructions(segment), self.device) / len(_distinct(segment.rows))
+        with products(tf32=self.config.accelerate):
+            if kind == "reconstruct":
+                self.cache.tokens(segment)
+            compute = self.cache.tokens if kind == "encode" else self.cache.reconstructions
+            return timed(lambda: compute(segment), self.device) / len(_distinct(segment.rows))
 
     def _segment(self, plan: LearnerPlan) -> Segment:
         """Always the same one, so that its frames are cached after the first update."""
@@ -240,7 +242,7 @@ class Bench:
         steps = rows * (horizon - 1)  # the last step only bootstraps
 
         def run() -> None:
-            with products(tf32=self.config.accelerate):  # as in an update
+            with products(tf32=self.config.accelerate):
                 imagination(*inputs)
 
         return Phase("imagination", run, rows, "steps", units=steps)

@@ -129,13 +129,13 @@ def benchmark(
         bench = Bench(config if batch is None else with_batch(config, batch), env, replay, chosen_device, batch)
         for name in names:
             phase = bench.phase(name)
-            timing = measure(phase, repeats, chosen_device)
-            if profile:
-                timing.profile = profiled(phase.run, chosen_device, profile)
-            timings.append((phase, timing))
+            timings.append((phase, measure(phase, repeats, chosen_device)))
             peaks = _largest(peaks, matrix_product_peaks(chosen_device))  # a busy machine hides them at times
             if on_phase:
                 on_phase(name)
+        for phase, timing in timings if profile else ():  # last, for on a GPU a profiler slows down all that follows
+            phase.run()  # which caches frames again
+            timing.profile = profiled(phase.run, chosen_device, profile)
         imagines = "imagination" in names
         operations = bench.operations_per_imagined_step() if imagines else None
         operations_a_pass = bench.operations_per_transformer_pass() if imagines else None

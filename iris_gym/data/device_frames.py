@@ -49,7 +49,10 @@ class DeviceFrames:
         capacity = max(rows, len(self._frames) * 5 // 4, UPLOAD_ROWS)
         if HEADROOM * capacity * math.prod(FRAME_SHAPE) > free_bytes(self._frames.device):
             return False
-        grown = self._frames.new_empty(capacity, *FRAME_SHAPE)
+        try:
+            grown = self._frames.new_empty(capacity, *FRAME_SHAPE)
+        except torch.OutOfMemoryError:  # what torch keeps may be in pieces, or a recorded graph's
+            return False
         grown[: self._rows] = self._frames[: self._rows]
         self._frames = grown
         return True

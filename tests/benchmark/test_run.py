@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from iris_gym import IRISConfig
-from iris_gym.benchmark import PHASES, benchmark
+from iris_gym.benchmark import PHASES, benchmark, run
+from iris_gym.benchmark.measuring import count_operations
 from iris_gym.benchmark.phases import CacheUse, Phase
 from iris_gym.benchmark.run import Timing, measure
 from iris_gym.errors import UsageError
@@ -133,6 +134,21 @@ def test_every_phase_is_measured_with_its_own_batch():
         assert entry["warm_median_s"] <= entry["median_s"]
     assert "cold_median_s" not in result["phases"]["autoencoder"]
     assert result["config"] == IRISConfig.tiny().to_dict()
+
+
+def test_phases_are_profiled_after_all_are_measured_with_their_frames_cached(monkeypatch):
+    order = []
+
+    def profiled(once, *_):
+        order.append("profiled")
+        assert count_operations(once) == count_operations(once)
+        return {"calls": 1, "busy_s": 1.0, "operations": []}
+
+    monkeypatch.setattr(run, "profiled", profiled)
+    only = ["world_model", "actor_critic"]
+    result = benchmark(IRISConfig.tiny(), device="cpu", only=only, repeats=1, profile=1, on_phase=order.append)
+    assert order == [*only, "profiled", "profiled"]
+    assert all(result["phases"][name]["profile"]["runs"] == 1 for name in only)
 
 
 def test_a_batch_holds_for_all_phases_but_collect():

@@ -71,6 +71,20 @@ def test_it_does_not_grow_where_the_old_and_the_new_would_not_fit(monkeypatch):
     assert mirror.follow(frames, 4)
 
 
+def test_it_does_not_grow_where_what_is_free_lies_in_pieces(monkeypatch):
+    frames, mirror = noise(6), DeviceFrames(CPU)
+    assert mirror.follow(frames, 4)
+
+    def refuse(*_):
+        raise torch.OutOfMemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.Tensor, "new_empty", refuse)
+        assert not mirror.follow(frames, 5)
+    assert mirror.follow(frames, 6)
+    np.testing.assert_array_equal(mirror.gather(np.arange(6)[None], np.ones((1, 6), bool))[0], frames)
+
+
 def test_what_torch_keeps_of_a_gpu_without_using_it_is_free(monkeypatch):
     for name, value in dict(mem_get_info=(100, 1000), memory_reserved=70, memory_allocated=30).items():
         monkeypatch.setattr(torch.cuda, name, lambda device, value=value: value)
