@@ -199,7 +199,7 @@ class Graphs(Protocol):
 
 
 class CUDAGraphs:
-    """`Graphs` of a GPU by torch. Registered generators go on drawing new numbers at every replay."""
+    """`Graphs` of a GPU by torch. Generators go on drawing new numbers at every replay."""
 
     WARM_UPS = 2
 
@@ -218,8 +218,9 @@ class CUDAGraphs:
     def capture(self, run: Callable[[], Any], generators: Sequence[torch.Generator]) -> tuple[Any, Callable[[], None]]:
         with torch.cuda.device(self.device):
             current, graph = torch.cuda.current_stream(), torch.cuda.CUDAGraph()
-            for generator in generators:
-                graph.register_generator_state(generator)
+            if torch.__version__ < "2.14":  # as versions; from then on a capture finds them by itself
+                for generator in generators:
+                    graph.register_generator_state(generator)
             try:
                 # What other threads do with the device, loggers or communication between GPUs, is no part of it.
                 with torch.cuda.graph(graph, stream=torch.cuda.Stream(), capture_error_mode="thread_local"):

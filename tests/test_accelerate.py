@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
+from torch.torch_version import TorchVersion
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -419,14 +420,18 @@ class FakeGenerator:
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_a_graph_is_captured_on_its_gpu_and_after_a_failure_all_is_as_before(monkeypatch, fails):
+@pytest.mark.parametrize(("torch_version", "registers"), [("2.13.0+cu130", True), ("2.14.1+cu130", False)])
+def test_a_graph_is_captured_on_its_gpu_and_after_a_failure_all_is_as_before(
+    monkeypatch, fails, torch_version, registers
+):
     cuda, generator = FakeCUDA(fails=fails), FakeGenerator(3)
     monkeypatch.setattr(torch, "cuda", cuda)
+    monkeypatch.setattr(torch, "__version__", TorchVersion(torch_version))
     monkeypatch.setattr(torch, "Generator", lambda device: torch._C.Generator())
     graphs = CUDAGraphs(torch.device("cuda", 1))
     with pytest.raises(RuntimeError) if fails else contextlib.nullcontext():
         assert graphs.capture(lambda: "result", [generator]) == ("result", None)
-    assert cuda.log == [generator, ("another of 1", "thread_local")]
+    assert cuda.log == [*([generator] if registers else []), ("another of 1", "thread_local")]
     assert (cuda.current, cuda.stream_now) == (0, {0: "main of 0", 1: "main of 1"})
     for each in (generator, cuda.default_generators[1]):
         assert torch.equal(each.renewed, each.state) if fails else each.renewed is None
