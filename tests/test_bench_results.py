@@ -7,7 +7,11 @@ from statistics import mean
 import pytest
 
 ROOT = Path(__file__).parents[1]
-RUNS = json.loads((ROOT / "examples/bench_results/beside_public.json").read_text())
+COLUMNS = {  # of the README's table of each file
+    "beside_public": ("untuned", "tuned", "bf16", "float32"),
+    "beside_public_zen4": ("tuned", "bf16"),
+}
+RUNS = {file: json.loads((ROOT / f"examples/bench_results/{file}.json").read_text()) for file in COLUMNS}
 PUBLIC = {"actor_critic": "actor_critic", "world_model": "world_model", "autoencoder": "tokenizer", "act": "acting"}
 ROWS = {  # by the README's label: preset, phase, figure
     "actor-critic of `paper`, 32 rows": ("paper", "actor_critic", "median_s"),
@@ -27,12 +31,19 @@ def readme() -> str:
     return (ROOT / "README.md").read_text()
 
 
-def here(preset: str, precision: str, phase: str, figure: str) -> list[float]:
-    return [run["phases"][phase][figure] for run in RUNS["here"][f"{preset} {precision}"]]
+@pytest.fixture(scope="module")
+def text(readme) -> str:
+    return " ".join(readme.split())
 
 
-def public(allocator: str, phase: str) -> list[float]:
-    updates = [run[PUBLIC[phase]] for run in RUNS["public"][allocator]]
+def here(file: str, preset: str, precision: str, phase: str, figure: str) -> list[float]:
+    """Of the runs that timed the phase."""
+    runs = RUNS[file]["here"][f"{preset} {precision}"]
+    return [run["phases"][phase][figure] for run in runs if phase in run["phases"]]
+
+
+def public(file: str, allocator: str, phase: str) -> list[float]:
+    updates = [run[PUBLIC[phase]] for run in RUNS[file]["public"][allocator] if PUBLIC[phase] in run]
     return [update["seconds_per_step" if phase == "act" else "seconds_per_update"] for update in updates]
 
 
@@ -41,29 +52,48 @@ def span(values: list[float]) -> str:
     return low if low == high else f"{low} to {high}"
 
 
+@pytest.mark.parametrize("file", COLUMNS)
 @pytest.mark.parametrize("label", ROWS)
-def test_each_row_is_of_the_runs(label, readme):
+def test_each_row_is_of_the_runs(file, label, readme):
     preset, phase, figure = ROWS[label]
-    both = preset == "paper" and figure == "median_s"  # is there of the public implementation, too
-    cells = [span(public(allocator, phase)) if both else "" for allocator in ("untuned", "tuned")]
-    cells += [span(here(preset, precision, phase, figure)) for precision in ("bf16", "float32")]
+    cells = []
+    for column in COLUMNS[file]:
+        if column in ("bf16", "float32"):
+            cells.append(span(here(file, preset, column, phase, figure)))
+        else:  # the public implementation has no other preset, and caches nothing
+            cells.append(span(public(file, column, phase)) if (preset, figure) == ("paper", "median_s") else "")
     assert " | ".join([f"| {label}", *cells]).replace("  ", " ") + " |\n" in readme
 
 
-def test_the_batches_are_the_same():
+@pytest.mark.parametrize("file", COLUMNS)
+def test_the_batches_are_the_same(file):
     """Rows, segments and frames of an update here are as many as there, and LPIPS is in neither."""
-    for run in (run for runs in RUNS["here"].values() for run in runs):
+    there = RUNS[file]["public"]["tuned"][0]
+    for run in (run for runs in RUNS[file]["here"].values() for run in runs):
         assert run["config"]["perceptual_weight"] == 0
-        for phase in PUBLIC.keys() - {"act"}:
-            assert run["phases"][phase]["batch"] == RUNS["public"]["tuned"][0][PUBLIC[phase]]["batch"]
+        for phase in (PUBLIC.keys() - {"act"}) & run["phases"].keys():
+            assert run["phases"][phase]["batch"] == there[PUBLIC[phase]]["batch"]
 
 
-def test_how_many_times_as_fast(readme):
-    text = " ".join(readme.split())
-    paper, default = (mean(here(preset, "bf16", "actor_critic", "median_s")) for preset in ("paper", "default"))
-    tuned, untuned = (mean(public(allocator, "actor_critic")) for allocator in ("tuned", "untuned"))
-    assert f"is {tuned / paper:.1f} times as fast as the public one, and {untuned / paper:.1f} times where" in text
-    assert f"one of `default`'s is {paper / default:.1f} times as fast again" in text
+@pytest.mark.parametrize(
+    "file, sentence",
+    [
+        (
+            "beside_public",
+            "So an update of `paper`'s actor-critic is {tuned:.1f} times as fast as the public one, and {untuned:.1f} "
+            "times where that has the untuned allocator; one of `default`'s is {default:.1f} times as fast again.",
+        ),
+        (
+            "beside_public_zen4",
+            "So there an update of `paper`'s actor-critic is {tuned:.1f} times as fast as the public one, too, and one "
+            "of `default`'s is {default:.1f} times as fast again.",
+        ),
+    ],
+)
+def test_how_many_times_as_fast(file, sentence, text):
+    paper, default = (mean(here(file, preset, "bf16", "actor_critic", "median_s")) for preset in ("paper", "default"))
+    times = {allocator: mean(public(file, allocator, "actor_critic")) / paper for allocator in RUNS[file]["public"]}
+    assert sentence.format(**times, default=paper / default) in text
 
 
 @pytest.mark.parametrize(
@@ -75,6 +105,22 @@ def test_how_many_times_as_fast(readme):
         ("of acting's", "act"),
     ],
 )
-def test_how_far_from_the_machines_peak(words, phase, readme):
-    low, high = sorted(round(100 * share) for share in here("paper", "bf16", phase, "share_of_peak"))
-    assert f"{low} to {high} % {words}" in " ".join(readme.split())
+def test_how_far_from_the_machines_peak(words, phase, text):
+    low, high = sorted(round(100 * share) for share in here("beside_public", "paper", "bf16", phase, "share_of_peak"))
+    assert f"{low} to {high} % {words}" in text
+
+
+def test_how_far_from_the_peak_of_the_other_machine(text):
+    shares = [
+        round(100 * share)
+        for preset in ("paper", "default")
+        for share in here("beside_public_zen4", preset, "bf16", "actor_critic", "share_of_peak")
+    ]
+    assert "the arithmetic alone would take {} % of `paper`'s, {} % of `default`'s".format(*shares) in text
+
+
+@pytest.mark.parametrize("dtype, words", [("float32", "GFLOP/s in float32"), ("bf16", "in bf16")])
+def test_the_peaks_of_the_other_machine(dtype, words, text):
+    runs = [run for runs in RUNS["beside_public_zen4"]["here"].values() for run in runs]
+    peaks = [round(run["matrix_product_flops"][dtype] / 1e9) for run in runs]
+    assert f"at {min(peaks)} to {max(peaks)} {words}" in text
