@@ -25,10 +25,12 @@ EMPTY, RANDOM, LAVA, BREAKOUT = (
 SHOWN = (EMPTY, RANDOM, LAVA, BREAKOUT)
 FOLDERS = {
     "steps_3000": (3_000, None, (EMPTY,), 5),
-    "dreams": (10_000, ("iris", "dream_ppo"), (RANDOM,), 2),
+    "dreams": (10_000, ("iris", "dream_ppo"), (RANDOM, LAVA, BREAKOUT), 3),
     "steps_10000": (10_000, None, SHOWN, 5),
 }
-"""The steps, agents, environments and seeds of which results lie in a folder. The README shows those of the last."""
+"""The steps, agents, environments and seeds of which results lie in a folder."""
+IN_README = ("dreams", "steps_10000")
+"""Folders whose first table the README shows."""
 
 
 def results_of(steps: int, agent: str, environment: str, folder: str | None = None) -> list[dict]:
@@ -61,7 +63,7 @@ def study(monkeypatch):
 
 def test_the_results_and_the_readme_say_the_same(study, tmp_path):
     """The tables that lie beside the results are made of them, and the README's is the first of one of them."""
-    small, read = IRISConfig.small().to_dict(), 0
+    small, read, readme = IRISConfig.small().to_dict(), 0, (EXAMPLES.parent / "README.md").read_text()
     compared = small.keys() - {"env", "atari_100k", "max_env_steps", "total_epochs", "eval_interval"}  # the study's own
     for name, (steps, agents, environments, seeds) in FOLDERS.items():
         shutil.copytree(RESULTS / name, tmp_path / name)
@@ -70,16 +72,16 @@ def test_the_results_and_the_readme_say_the_same(study, tmp_path):
             tmp_path / name, sizes, agents or study.jobs.AGENTS, environments, range(seeds)
         )
         assert table.read_text() == (RESULTS / name / "table.md").read_text()
+        summary = table.read_text().split("## Each agent in the way to play that ends best\n\n")[1].split("\n\n")[0]
+        assert name not in IN_README or summary in readme
         for environment in environments:
             for result in results_of(steps, "iris", environment, name):
                 settings = result["settings"]  # a field that came later left things as they were
                 assert [name for name in compared & settings.keys() if settings[name] != small[name]] == []
                 assert settings.keys() >= SMALL.keys()
                 read += 1
-    summary = table.read_text().split("## Each agent in the way to play that ends best\n\n")[1].split("\n\n")[0]
-    assert summary in (EXAMPLES.parent / "README.md").read_text()
-    assert all(summary.count(f"| {environment} | random |") == 1 for environment in SHOWN)
-    assert read == len([*RESULTS.glob("steps_*/iris__*.json"), *RESULTS.glob("dreams/iris__*.json")]) == 27
+    assert all(readme.count(f"| {environment} | random |") == 1 for environment in SHOWN)
+    assert read == len([*RESULTS.glob("steps_*/iris__*.json"), *RESULTS.glob("dreams/iris__*.json")]) == 33
 
 
 def test_the_ablations_and_the_readme_say_the_same(study, tmp_path):
@@ -346,14 +348,36 @@ def test_cached_frames_change_nothing_but_the_time(ablated, readme):
     assert round(1 - cpu_seconds([cached]) / cpu_seconds([computed]), 1) == 0.1
 
 
-def test_ppo_in_the_dream_of_the_other_empty_room(readme):
-    assert "PPO in IRIS's dream of Empty-Random-6x6 was run in two seeds only" in readme
-    finals = [
-        [f"{run['points'][-1]['evaluations'][T]['mean']:.3f}" for run in results_of(10000, agent, RANDOM, "dreams")]
-        for agent in ("dream_ppo", "iris")
-    ]
-    assert finals == [["0.969", "0.971"], ["0.972", "0.972"]]
-    assert "it comes to 0.969 and 0.971 in the real room, IRIS itself to 0.972 in both" in readme
+def test_ppo_in_the_dreams_of_the_other_environments(readme):
+    assert (
+        "in two of Empty-Random-6x6, on an older EPYC, and in three of LavaGapS5 and of Breakout, on a Zen 4" in readme
+    )
+
+    def finals(agent: str, environment: str, way: str, name: str) -> list[float]:
+        results = results_of(10000, agent, environment, "dreams")
+        return [result["points"][-1]["evaluations"][way][name] for result in results]
+
+    rooms = (RANDOM, LAVA)
+    assert [len(finals("dream_ppo", environment, "sampled", "mean")) for environment in (*rooms, BREAKOUT)] == [2, 3, 3]
+    assert "in both rooms sampled actions solve every game" in readme
+    assert {solved for room in rooms for solved in finals("dream_ppo", room, "sampled", "solved")} == {1}
+    ways = (("dream_ppo", "sampled"), ("iris", T))
+    dreamt, own = ([length for room in rooms for length in finals(agent, room, way, "length")] for agent, way in ways)
+    assert (
+        f"{min(dreamt):.1f} to {max(dreamt):.1f} steps on average instead of {min(own):.1f} to {max(own):.1f}" in readme
+    )
+    for room in rooms:
+        lengths = (finals("dream_ppo", room, "sampled", "length"), finals("iris", room, T, "length"))
+        assert all(ppo > iris for ppo, iris in zip(*lengths, strict=True))
+
+    assert (
+        "get past three bricks in two of three seeds, once to 3.59, further than any of the agents in whose" in readme
+    )
+    bricks = sorted(finals("dream_ppo", BREAKOUT, "sampled", "mean"))
+    assert bricks[0] < 3 < bricks[1] and bricks[2] == 3.59 > max(finals("iris", BREAKOUT, T, "mean"))
+    assert "Greedy ones stop there at three bricks, and in LavaGapS5 solve 61 and 78 % of the games in two of" in readme
+    assert finals("dream_ppo", BREAKOUT, "greedy", "mean") == [3, 3, 3]
+    assert sorted(finals("dream_ppo", LAVA, "greedy", "solved")) == [0.61, 0.78, 1]
 
 
 def test_dqn_learns_little_in_minigrid(study, readme):
