@@ -1,5 +1,6 @@
 """What is timed: the phases of a run, with networks that have learned nothing."""
 
+import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -168,7 +169,7 @@ class Bench:
         inputs = self._inputs(2)
         dynamics, generator = build_dynamics(self.models, self.frozen), self.streams.imagining
         plain = [imagine(dynamics, self.models.actor_critic, horizon=length, generator=generator) for length in (2, 3)]
-        with products(tf32=self.config.accelerate):
+        with self._as_in_an_update():
             one, two = (count_operations(lambda rollout=rollout: rollout(*inputs)) for rollout in plain)
         return two - one
 
@@ -204,10 +205,11 @@ class Bench:
         segment = self.replay.sample_segments(count, 1, generator=np.random.default_rng(0), align="start")
         assert segment.rows is not None
         self._change_tokenizer()
-        with products(tf32=self.config.accelerate):
+        with self._as_in_an_update():
+            compute = self.cache.tokens
             if kind == "reconstruct":
-                self.cache.tokens(segment)
-            compute = self.cache.tokens if kind == "encode" else self.cache.reconstructions
+                compute(segment)  # to time the decoder alone
+                compute = self.cache.reconstructions
             return timed(lambda: compute(segment), self.device) / len(_distinct(segment.rows))
 
     def _segment(self, plan: LearnerPlan) -> Segment:
@@ -242,10 +244,13 @@ class Bench:
         steps = rows * (horizon - 1)  # the last step only bootstraps
 
         def run() -> None:
-            with products(tf32=self.config.accelerate):
+            with self._as_in_an_update():
                 imagination(*inputs)
 
         return Phase("imagination", run, rows, "steps", units=steps)
+
+    def _as_in_an_update(self) -> contextlib.AbstractContextManager[None]:
+        return products(tf32=self.config.accelerate)
 
     def _inputs(self, rows: int) -> tuple[torch.Tensor, ...]:
         """Start frames as tokens and as pictures, and the LSTM's state."""

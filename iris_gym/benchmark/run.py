@@ -133,9 +133,11 @@ def benchmark(
             peaks = _largest(peaks, matrix_product_peaks(chosen_device))  # a busy machine hides them at times
             if on_phase:
                 on_phase(name)
-        for phase, timing in timings if profile else ():  # last, for on a GPU a profiler slows down all that follows
-            phase.run()  # which caches frames again
-            timing.profile = profiled(phase.run, chosen_device, profile)
+        if profile:  # last, for on a GPU a profiler slows down all that follows
+            for phase, timing in timings:
+                if phase.cache:  # measured, its frames are not known any more
+                    phase.run()
+                timing.profile = profiled(phase.run, chosen_device, profile)
         imagines = "imagination" in names
         operations = bench.operations_per_imagined_step() if imagines else None
         operations_a_pass = bench.operations_per_transformer_pass() if imagines else None
