@@ -359,6 +359,8 @@ def test_ppo_in_the_dreams_of_the_other_environments(readme):
 
     rooms = (RANDOM, LAVA)
     assert [len(finals("dream_ppo", environment, "sampled", "mean")) for environment in (*rooms, BREAKOUT)] == [2, 3, 3]
+    for agent, expected in (("dream_ppo", [0.969, 0.971]), ("iris", [0.972, 0.972])):
+        assert [round(value, 3) for value in finals(agent, RANDOM, T, "mean")] == expected
     assert "in both rooms sampled actions solve every game" in readme
     assert {solved for room in rooms for solved in finals("dream_ppo", room, "sampled", "solved")} == {1}
     ways = (("dream_ppo", "sampled"), ("iris", T))

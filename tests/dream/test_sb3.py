@@ -68,6 +68,11 @@ def test_its_wrappers(make_dream):
     assert infos[0]["episode"]["l"] == 3 and isinstance(infos[0]["log_prob"], float)
 
 
+def test_vec_monitor_is_told_that_episodes_are_counted_already(make_dream):
+    with pytest.warns(UserWarning, match="already wrapped with a `Monitor` wrapper"):
+        VecMonitor(DreamSB3VecEnv(make_dream()))
+
+
 def test_pictures_and_attributes(make_dream):
     env = DreamSB3VecEnv(make_dream(4, render_mode="rgb_array"))
     observations = env.reset()
