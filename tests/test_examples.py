@@ -218,7 +218,9 @@ def test_study_report(tmp_path, monkeypatch):
         ablated = json.loads((folder / f"iris__MiniGrid-Empty-5x5__{seed}.json").read_text())
         ablated["points"][0]["evaluations"]["temperature 0.5"]["mean"] /= 2
         (folder / f"iris__no-burn-in__MiniGrid-Empty-5x5__{seed}.json").write_text(json.dumps(ablated))
-    run("study.py", *STUDY, "--figures", "--environments", "MiniGrid-Empty-5x5", folder=tmp_path)
+    monkeypatch.syspath_prepend(EXAMPLES)
+    jobs, report = (importlib.import_module(f"study_parts.{name}") for name in ("jobs", "report"))
+    report.write_report(folder, jobs.Sizes(**sizes), jobs.AGENTS, ["MiniGrid-Empty-5x5"], range(5))
     ablations = (folder / "table.md").read_text().split("## Ablations in MiniGrid-Empty-5x5")[1]
     assert "| `tiny` | none | 0.600 [0.200, 0.900] | 0.00, 0.50, 0.60, 0.70, 1.00 |  | 9 |" in ablations
     unburnt = next(line for line in ablations.splitlines() if "no burn-in" in line).split(" | ")

@@ -186,7 +186,8 @@ def test_without_episodes_there_is_no_such_end_and_a_resumed_run_knows(cli):
 
 
 @pytest.mark.filterwarnings("default:learning ends at", "default:the .* of this agent has had no update")
-def test_games_that_are_asked_for_are_played_though_the_run_has_ended(cli):
+def test_games_that_are_asked_for_are_played_though_the_run_has_ended(cli, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "_film", lambda agent, scores: tmp_path)
     cli(*TRAIN, GRID, "--total-timesteps", 5, "--final-episodes", 1)
     again = ("train", "--run-dir", "run", "--resume", "--device", "cpu")
     assert cli(*again)[1].splitlines()[-1].endswith("nothing left to do")
