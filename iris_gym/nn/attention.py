@@ -12,9 +12,6 @@ SPAN_STEP = 32
 """Places to which the keys of a growing sequence are rounded up. Where plain products read them oneDNN compiles and
 keeps a kernel for every shape that it meets; a GPU's fused kernels have an unaligned mask copied in every layer."""
 
-FEW = 2
-"""Queries up to which the keys are better the left factor."""
-
 
 def by_products(x: Tensor) -> bool:
     """Whether a fused kernel loses to plain products in `x`'s precision: for several rows in bf16 a CPU's takes two to
@@ -35,11 +32,7 @@ def attend(query: Tensor, keys: Tensor, values: Tensor, hidden: Tensor | None = 
     """
     if torch.is_grad_enabled() or not by_products(query):
         return F.scaled_dot_product_attention(query, keys, values, attn_mask=hidden)
-    query = query * query.shape[-1] ** -0.5
-    if query.shape[-2] <= FEW:
-        scores = (keys @ query.transpose(-1, -2)).transpose(-1, -2)
-    else:
-        scores = query @ keys.transpose(-1, -2)
+    scores = (query * query.shape[-1] ** -0.5) @ keys.transpose(-1, -2)
     return (scores if hidden is None else scores + hidden).softmax(-1) @ values
 
 
