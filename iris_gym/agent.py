@@ -318,12 +318,14 @@ class IRISAgent(HubAgent, PublishedAgent, BaseAlgorithm):
         if self.env is None:
             raise UsageError("env=None cannot be learned from; load with env=…, or call set_env first")
         self._check_replay()
+        assert self.trainer.collector is not None
+        if self.trainer.collector.lost:
+            self._last_obs = None
         begins_anew = reset_num_timesteps or self._last_obs is None
         total_timesteps, callback = self._setup_learn(
             int(total_timesteps), callback, reset_num_timesteps, tb_log_name, progress_bar
         )
         if begins_anew:
-            assert self.trainer.collector is not None
             self.trainer.collector.reset(cast(np.ndarray, self._last_obs))
         self.target = self.trainer.env_steps + total_timesteps - self.num_timesteps
         self._warn_of_the_end_of_collecting()

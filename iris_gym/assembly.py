@@ -64,6 +64,10 @@ def choose_device(device: torch.device | str) -> torch.device:
     except Exception as error:  # of any kind: torch looks for a module of the device's name
         here = "cpu or cuda" if torch.cuda.is_available() else "cpu"
         raise UsageError(f"device={shown(str(device))} is not there; this machine has {here}, or say auto") from error
+    if chosen.type not in ("cpu", "cuda"):
+        raise UsageError(
+            f"device={shown(str(device))} is of a kind that iris_gym does not support; say cpu, cuda or auto"
+        )
     return chosen
 
 

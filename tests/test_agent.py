@@ -211,6 +211,27 @@ def test_stopping_between_two_updates_and_going_on_changes_nothing(walker):
     assert_same_weights(stopped, walker)
 
 
+def test_learning_that_was_interrupted_in_a_step_goes_on_with_a_reset():
+    """As by an interrupt in a notebook: nobody knows then where the environment stands."""
+
+    class Interrupted(Corridor):
+        def step(self, action):
+            answer = super().step(action)
+            if self.steps == 3 and not hasattr(Interrupted, "once"):
+                Interrupted.once = True
+                raise KeyboardInterrupt
+            return answer
+
+    agent = new_agent(Interrupted())
+    with pytest.raises(KeyboardInterrupt):
+        quiet_learn(agent, 20)
+    quiet_learn(agent, 10, reset_num_timesteps=False)
+    assert [len(episode) for episode in agent.replay.episodes] == [2, 7, 3]
+    frames, _, rewards, _ = agent.replay.transitions(0, 12)
+    assert frames[:, 0, 0, 0].tolist() == [30 * (step % 7) for step in (0, 1, *range(7), *range(3))]
+    assert rewards.tolist() == [1, 2, 1, 2, 3, 4, 5, 6, 7, 1, 2, 3]
+
+
 def test_callbacks_are_called_in_the_order_of_stable_baselines3():
     recorder = Recorder()
     quiet_learn(new_agent(env_steps_per_epoch=2), 3, recorder)
@@ -943,7 +964,7 @@ def run(tmp_path_factory) -> Path:
 
 
 def test_a_run_leaves_its_folder(run):
-    names = ["checkpoints", "config.json", "logs", "media", "replay", "run.json"]
+    names = [".lock", "checkpoints", "config.json", "logs", "media", "replay", "run.json"]
     assert sorted(path.name for path in run.iterdir()) == names
     assert IRISConfig.load(run / "config.json") == IRISConfig.tiny(env="MiniGrid-Empty-5x5-v0")
     assert all(path.name.isdigit() and len(path.name) == 10 for path in (run / "checkpoints").iterdir())

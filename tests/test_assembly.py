@@ -87,6 +87,13 @@ def test_a_device_that_is_not_there_is_refused(device):
         choose_device(device)
 
 
+def test_a_device_of_another_kind_is_refused_though_it_is_there(monkeypatch):
+    """As on Apple's, whose GPU knows no float64."""
+    monkeypatch.setattr(torch, "empty", lambda size, device: torch.zeros(size))
+    with pytest.raises(UsageError, match="device='mps' is of a kind that iris_gym does not support; say cpu, cuda"):
+        choose_device("mps")
+
+
 def test_learners_have_the_numbers_of_the_config():
     config = IRISConfig.tiny(
         stop_autoencoder_after=4,

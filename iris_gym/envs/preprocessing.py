@@ -17,6 +17,11 @@ IMAGE_SHAPE = (FRAME_SIZE, FRAME_SIZE, 3)
 MIN_SIDE = 8
 """The smallest H and W that are taken as an image."""
 
+MAX_SIDE = 2_048
+"""Pixels of an observation's side; its space holds two numbers for every pixel."""
+
+MAX_ACTIONS = 65_536
+
 
 def image_space() -> spaces.Box:
     """The observation space of every environment of this package: (64, 64, 3) uint8."""
@@ -93,7 +98,7 @@ def check_spaces(observation_space: spaces.Space, action_space: spaces.Space, en
 
     Raises:
         UsageError: the actions are not `Discrete` counted from 0, or the observations are not uint8 images with 1 or
-            3 channels and sides of at least 8 pixels.
+            3 channels and sides of at least 8 pixels; or either is larger than what is stored can be.
     """
     if not isinstance(action_space, spaces.Discrete) or action_space.start != 0:
         raise UsageError(
@@ -106,6 +111,11 @@ def check_spaces(observation_space: spaces.Space, action_space: spaces.Space, en
             f"env: {env_name!r} has the observation space {one_line(observation_space)}; it must be a uint8 Box of "
             f"images with 1 or 3 channels and sides of at least {MIN_SIDE} pixels; "
             "gymnasium.wrappers.AddRenderObservation makes such observations of an environment that renders"
+        )
+    if action_space.n > MAX_ACTIONS or max(observation_space.shape or ()) > MAX_SIDE:
+        raise UsageError(
+            f"env: {env_name!r} has {action_space.n} actions and observations of {observation_space.shape}; at most "
+            f"{MAX_ACTIONS} actions and sides of {MAX_SIDE} pixels are taken"
         )
 
 

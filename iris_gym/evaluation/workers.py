@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -44,9 +44,9 @@ def play_in_processes(
     try:
         while crew:
             for connection in wait(list(crew)):
-                assert isinstance(connection, Connection)
-                if not _serve(connection, crew[connection], deal, on_episode):
-                    crew.pop(connection).join()
+                worker = cast(Connection, connection)  # on Windows a pipe's end of another class
+                if not _serve(worker, crew[worker], deal, on_episode):
+                    crew.pop(worker).join()
     finally:
         for process in crew.values():
             process.kill()

@@ -1,5 +1,7 @@
 """Snapshots of a run on disk: JSON and safetensors, never pickle."""
 
+import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -22,7 +24,7 @@ from torch.optim import Optimizer
 
 from iris_gym.errors import UsageError
 from iris_gym.untrusted.archive import ZipFiles
-from iris_gym.untrusted.documents import DOCUMENT_LIMIT, parse_json, read_document, shown
+from iris_gym.untrusted.documents import parse_json, read_document, shown
 from iris_gym.untrusted.files import Files, FolderFiles, open_regular
 from iris_gym.untrusted.tensors import TensorSpec, check_finite, check_tensors, tensor_header
 
@@ -36,6 +38,8 @@ SHARED_WEIGHTS_FILE = "model.safetensors"
 FILES = (STATE_FILE, WEIGHTS_FILE, TRAINING_FILE, START_FRAMES_FILE)
 COMPLETE_FILE = "complete"
 REPLACED = "-replaced"
+STATE_LIMIT = 64_000_000
+"""Bytes of the largest state that is read: of many games of Atari each has 20,000, and 20 for every step so far."""
 
 Check = Callable[[dict[str, Any], Mapping[str, Mapping[str, TensorSpec]], str], None]
 """(state, what each file declares, source) → nothing, or a `UsageError`."""
@@ -112,7 +116,7 @@ def is_shared(path: Path) -> bool:
 
 def _read_state(files: Files, source: str) -> dict[str, Any]:
     try:
-        if files.size(STATE_FILE) > DOCUMENT_LIMIT:
+        if files.size(STATE_FILE) > STATE_LIMIT:
             raise ValueError("too large")
         state = parse_json(files[STATE_FILE])
         version = state.pop("format_version")
@@ -181,8 +185,14 @@ def write_checkpoint(snapshot: Snapshot, root: Path, step: int, keep: int) -> Pa
     kept = [folder for folder in complete_checkpoints(root) if folder.name <= final.name][-keep:]
     for folder in complete_checkpoints(root):
         if folder not in kept:
-            shutil.rmtree(folder)
+            _remove(folder)
     return final
+
+
+def _remove(folder: Path) -> None:
+    """As far as the system lets a checkpoint go that another process may be reading; the rest goes with a later one."""
+    with contextlib.suppress(OSError):
+        shutil.rmtree(folder.rename(folder.with_name(f".incomplete-{folder.name}")), ignore_errors=True)
 
 
 def complete_checkpoints(root: Path) -> list[Path]:
@@ -314,10 +324,16 @@ def _lay_out_as_parameters(optimizer: Optimizer) -> None:
 
 
 def _sync(path: Path) -> None:
-    """Flush a file, or a folder's list of files, to disk."""
-    handle = os.open(path, os.O_RDONLY)
+    """Flush a file, or a folder's list of files, to disk; a folder's where the system and the drive can."""
+    folder = path.is_dir()
+    if folder and os.name == "nt":
+        return
+    handle = os.open(path, os.O_RDONLY if folder else os.O_RDWR)  # Windows flushes what may be written to
     try:
         os.fsync(handle)
+    except OSError as error:
+        if not folder or error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):
+            raise
     finally:
         os.close(handle)
 

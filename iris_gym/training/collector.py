@@ -63,6 +63,11 @@ class Collector:
         self.resets: list[int] | None = [] if not len(replay) else None
 
     @property
+    def lost(self) -> bool:
+        """Whether nobody knows where the environment stands: it was not reset yet, or a step was cut short."""
+        return self._frames is None
+
+    @property
     def num_envs(self) -> int:
         return self.env.num_envs
 
@@ -139,7 +144,10 @@ class Collector:
         self._state = self.policy.burn_in(self._tensor(frames), self._tensor(mask))
 
     def step(self, *, uniform: bool = False) -> Step:
-        """Act once in every row, at random where `uniform`, and append the transitions."""
+        """Act once in every row, at random where `uniform`, and append the transitions.
+
+        Where it is cut short, by an interruption or a full disk, the collector is `lost` until it is reset.
+        """
         assert self._frames is not None, "the environment has to be reset before the first step"
         actions, self._state = self.policy.act(
             self._tensor(self._frames),
@@ -149,19 +157,21 @@ class Collector:
             generator=self.generator,
         )
         chosen = actions.cpu().numpy()
+        (frames, self._frames), (resets, self.resets) = (self._frames, None), (self.resets, None)
         observations, rewards, dones, infos = self._step_env(chosen)
         for row in range(self.env.num_envs):
             truncated = bool(dones[row]) and bool(infos[row].get("TimeLimit.truncated", False))
             self.replay.append(
-                self._frames[row],
+                frames[row],
                 int(chosen[row]),
                 float(rewards[row]),
                 terminated=bool(dones[row]) and not truncated,
                 truncated=truncated,
                 environment=row,
             )
-        self._frames = to_frames(observations).copy()  # an environment may reuse its buffer before they are appended
         self._forget(dones)
+        self._frames = to_frames(observations).copy()  # an environment may reuse its buffer before they are appended
+        self.resets = resets
         return Step(chosen, observations, rewards, dones, infos)
 
     def measures(self) -> dict[str, torch.Tensor]:

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import stat
+import warnings
 import weakref
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +43,10 @@ class RunFolder:
     @property
     def settings_file(self) -> Path:
         return self.path / "run.json"
+
+    @property
+    def lock_file(self) -> Path:
+        return self.path / ".lock"
 
     @property
     def checkpoints(self) -> Path:
@@ -108,9 +113,16 @@ class RunFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         self.write_settings(**settings)
         temporary = self.path / f"config.{os.getpid()}{TEMPORARY}"
-        temporary.write_text(json.dumps(config, indent=2) + "\n")
+        text = json.dumps(config, indent=2) + "\n"
+        temporary.write_text(text)
         try:
-            os.link(temporary, self.config_file)  # a link, unlike a name, is not given twice
+            try:
+                os.link(temporary, self.config_file)  # a link, unlike a name, is not given twice
+            except FileExistsError:
+                raise
+            except OSError:  # some drives know no links
+                with self.config_file.open("x") as file:
+                    file.write(text)
         except FileExistsError:
             self.check_free()
         finally:
@@ -152,10 +164,11 @@ class RunFolder:
 
 
 class RunLock:
-    """An exclusive `flock` on a run's config. The system lets it go with the process, however that ends."""
+    """An exclusive `flock` on a file of its own, for on some drives nobody else reads a locked one. The system lets it
+    go with the process, however that ends."""
 
     def __init__(self, run: RunFolder) -> None:
-        self.file = run.config_file.open("rb")
+        self.file = run.lock_file.open("ab")  # a network drive locks what may be written to
         weakref.finalize(self, self.file.close)
         if fcntl is None:
             return
@@ -165,6 +178,12 @@ class RunLock:
             raise UsageError(
                 f"run_dir={str(run.path)!r} is being trained in by another process; wait for its end, or stop it"
             ) from error
+        except OSError as error:
+            warnings.warn(
+                f"run_dir={str(run.path)!r} is on a drive without locks ({error.strerror}): nothing keeps another "
+                "process from training there, too",
+                stacklevel=2,
+            )
 
 
 _locks: weakref.WeakValueDictionary[Path, RunLock] = weakref.WeakValueDictionary()

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch.optim import Optimizer
 
+from iris_gym.envs.preprocessing import MAX_ACTIONS, MAX_SIDE
 from iris_gym.errors import UsageError
 from iris_gym.untrusted.documents import shown
 from iris_gym.untrusted.tensors import TensorSpec, check_tensors
@@ -18,9 +19,6 @@ Entries = Mapping[str, "Check | Entries"]
 
 COUNT = 2**53
 """Above every counter. Floats hold whole numbers up to it."""
-
-MAX_SIDE = 2_048
-"""Pixels of an observation's side; its space holds two numbers for every pixel."""
 
 MAX_START_FRAMES = 4_096
 """50 MB."""
@@ -110,7 +108,7 @@ UPDATES: Entries = {"autoencoder": counter, "world_model": counter, "actor_criti
 AGENT: Entries = {
     "config": mapping,
     "env": optional(text),
-    "num_actions": whole(1, 65_536),
+    "num_actions": whole(1, MAX_ACTIONS),
     "observation_shape": image_shape,
     "n_envs": whole(1, 65_536),
     "seed": optional(whole(0, 2**32 - 1)),

@@ -98,6 +98,14 @@ def test_other_actions_are_refused(actions: spaces.Space):
 
 
 @pytest.mark.parametrize(
+    ("observations", "actions"), [((8, 2_049, 3), 2), ((1, 4_000, 8), 2), ((64, 64, 3), 65_537)], ids=str
+)
+def test_what_no_stored_agent_can_have_is_refused(observations: tuple[int, ...], actions: int):
+    with pytest.raises(UsageError, match="at most 65536 actions and sides of 2048 pixels are taken"):
+        check_spaces(spaces.Box(0, 255, observations, np.uint8), spaces.Discrete(actions), "Env-v0")
+
+
+@pytest.mark.parametrize(
     "observations",
     [
         spaces.Box(-1, 1, (4,)),

@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import pickle
@@ -277,6 +278,38 @@ def test_a_run_that_went_back_keeps_what_it_writes_and_not_the_damaged_one(keep,
     (folder / "state.json").write_text("{}")
     write_checkpoint(snapshot(15), tmp_path, 15, keep=keep)
     assert [folder.name for folder in complete_checkpoints(tmp_path)] == ["0000000010", "0000000015"][-keep:]
+
+
+def test_an_older_checkpoint_that_cannot_go_yet_ends_no_training(tmp_path, monkeypatch):
+    """As on Windows, where another process reads it."""
+    write_checkpoint(snapshot(1), tmp_path, 1, keep=1)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", lambda *_: (_ for _ in ()).throw(PermissionError("in use")))
+        write_checkpoint(snapshot(2), tmp_path, 2, keep=1)
+    assert number_in(tmp_path) == 2 and len(complete_checkpoints(tmp_path)) == 2
+    write_checkpoint(snapshot(3), tmp_path, 3, keep=1)
+    assert number_in(tmp_path) == 3 and [path.name for path in tmp_path.iterdir()] == ["0000000003"]
+
+
+def test_a_drive_that_flushes_no_folders_gets_its_checkpoints(tmp_path, monkeypatch):
+    sync = os.fsync
+
+    def files_only(handle):
+        if stat.S_ISDIR(os.fstat(handle).st_mode):
+            raise OSError(errno.EINVAL, "Invalid argument")
+        sync(handle)
+
+    monkeypatch.setattr(os, "fsync", files_only)
+    write_checkpoint(snapshot(1), tmp_path, 1, keep=1)
+    assert number_in(tmp_path) == 1
+
+
+def test_the_state_of_many_long_games_is_read_again(tmp_path):
+    state = {"rewards": [0.0] * 1_000_000}
+    write_checkpoint(Snapshot(state, {}, {}), tmp_path, 1, keep=1)
+    read = read_newest_checkpoint(tmp_path)
+    assert read and read.state == state
+    assert (tmp_path / "0000000001" / "state.json").stat().st_size > 8_000_000
 
 
 def test_a_full_disk_leaves_the_older_checkpoint_and_no_remains(tmp_path, monkeypatch):

@@ -240,6 +240,22 @@ def test_an_environment_that_fails_is_named_with_its_step_and_leaves_nothing_in_
     assert len(replay) == 2
 
 
+def test_after_a_step_that_was_cut_short_it_has_to_be_reset(replay, monkeypatch):
+    """Else the next row would have the frame of before with the outcome of one step later."""
+    running = collector(replay)
+    assert not running.lost
+    running.step()
+    with monkeypatch.context() as patch:
+        patch.setattr(replay, "append", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            running.step()
+    assert running.lost and running.state_dict()[0]["resets"] is None, "nor can it be played up to there again"
+    with pytest.raises(AssertionError, match="has to be reset"):
+        running.step()
+    running.reset(running.env.reset())
+    assert not running.lost and running.step() is not None
+
+
 @pytest.mark.parametrize("kind", [np.uint8, np.float32, list])
 def test_ends_of_another_dtype_are_ends(kind, replay):
     """Whole numbers, inverted bit by bit, would multiply a row's memory by 255."""

@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import subprocess
@@ -133,6 +134,32 @@ def test_a_lock_keeps_other_processes_out_while_it_is_held(tmp_path):
     assert os.waitpid(child, 0)[1] == 0
     held.clear()
     assert subprocess.run([sys.executable, "-c", take + ".lock()"]).returncode == 0
+
+
+def test_a_drive_without_locks_does_without(tmp_path, monkeypatch):
+    def no_locks(file, operation):
+        assert file.writable(), "which a network drive wants"
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    run = RunFolder(tmp_path / "run")
+    run.create({})
+    monkeypatch.setattr(run_folder.fcntl, "flock", no_locks)
+    with pytest.warns(
+        UserWarning, match="run' is on a drive without locks .No locks available.: nothing keeps another"
+    ):
+        assert run.lock()
+
+
+def test_a_drive_without_links_gets_its_run(tmp_path, monkeypatch):
+    def no_links(source, target):
+        raise FileExistsError if target.exists() else OSError(errno.EOPNOTSUPP, "Operation not supported")
+
+    monkeypatch.setattr(os, "link", no_links)
+    RunFolder(tmp_path / "run").create({"made": "first"}, seed=1)
+    with pytest.raises(UsageError, match="holds a run already"):
+        RunFolder(tmp_path / "run").create({"made": "second"})
+    assert json.loads((tmp_path / "run" / "config.json").read_text()) == {"made": "first"}
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["config.json", "run.json"]
 
 
 def test_of_two_processes_that_make_a_folder_at_once_one_gets_it(tmp_path):
