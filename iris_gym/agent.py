@@ -148,6 +148,7 @@ class IRISAgent(HubAgent, PublishedAgent, BaseAlgorithm):
         """Where an evaluation of the agent is looked for, to be told on its model card."""
         if self.run is not None:
             self._run_lock = self.run.lock()
+            self._run_lock.holder = weakref.ref(self)
             if _snapshot is None:
                 self.run.clear()
         self.replay = self._open_replay(_snapshot if _run else None)
@@ -317,6 +318,7 @@ class IRISAgent(HubAgent, PublishedAgent, BaseAlgorithm):
         check_total_timesteps(total_timesteps, least=0)
         if self.env is None:
             raise UsageError("env=None cannot be learned from; load with env=…, or call set_env first")
+        self._check_holder()
         self._check_replay()
         assert self.trainer.collector is not None
         if self.trainer.collector.lost:
@@ -371,6 +373,14 @@ class IRISAgent(HubAgent, PublishedAgent, BaseAlgorithm):
         with environment_faults("when it was reset"):  # and no callback's, which are set up after it
             total_timesteps, _ = super()._setup_learn(total_timesteps, None, reset_num_timesteps, tb_log_name)
         return total_timesteps, self._init_callback(callback, progress_bar)
+
+    def _check_holder(self) -> None:
+        """Two agents in one run folder would write over one another's steps."""
+        if self.run is not None and self._run_lock.holder() is not self:
+            raise UsageError(
+                f"run_dir={str(self.run.path)!r} belongs to an agent that this process has resumed since; go on with "
+                "that one, or resume again"
+            )
 
     def _check_replay(self) -> None:
         """A saved file has no replay; who has collected all that it may, cannot fill another one."""
@@ -679,6 +689,7 @@ class IRISAgent(HubAgent, PublishedAgent, BaseAlgorithm):
         """Write a checkpoint into the run folder; without one, nothing."""
         if self.run is None:
             return
+        self._check_holder()
         self.replay.flush()
         checkpoint.write_checkpoint(
             self._run_snapshot(), self.run.checkpoints, self.trainer.progress, self.config.keep_checkpoints

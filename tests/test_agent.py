@@ -1033,6 +1033,19 @@ def test_a_run_killed_between_two_updates_and_resumed_ends_as_if_it_had_not_been
         assert {"autoencoder/loss", "world_model/loss", "actor_critic/loss"} <= epoch.keys()
 
 
+def test_of_two_agents_in_a_run_folder_the_one_that_was_resumed_goes_on(tmp_path):
+    older = quiet_learn(new_agent("MiniGrid-Empty-5x5-v0", run_dir=tmp_path / "run"), 20)
+    older.logger.close()
+    newer = quiet_learn(IRISAgent.resume(tmp_path / "run", device="cpu"), 20, reset_num_timesteps=False)
+    for go_on in (older.save_checkpoint, lambda: older.learn(20, reset_num_timesteps=False)):
+        with pytest.raises(UsageError, match="run' belongs to an agent that this process has resumed since"):
+            go_on()
+    older.save(tmp_path / "older.zip")  # which is no file of the run
+    newer.save_checkpoint()
+    newer.logger.close()
+    assert IRISAgent.load(tmp_path / "run", device="cpu").num_timesteps == 40
+
+
 def test_resuming_forgets_what_came_after_the_checkpoint(tmp_path):
     agent = quiet_learn(new_agent("MiniGrid-Empty-5x5-v0", run_dir=tmp_path / "run"), 40)
     events = agent.learn_events(40, reset_num_timesteps=False)

@@ -6,6 +6,7 @@ import shutil
 import stat
 import warnings
 import weakref
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -168,6 +169,8 @@ class RunLock:
     go with the process, however that ends."""
 
     def __init__(self, run: RunFolder) -> None:
+        self.holder: Callable[[], object] = lambda: None
+        """Tells the agent of this process that took the folder last."""
         self.file = run.lock_file.open("ab")  # a network drive locks what may be written to
         weakref.finalize(self, self.file.close)
         if fcntl is None:
