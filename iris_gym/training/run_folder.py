@@ -114,20 +114,23 @@ class RunFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         self.write_settings(**settings)
         temporary = self.path / f"config.{os.getpid()}{TEMPORARY}"
-        text = json.dumps(config, indent=2) + "\n"
-        temporary.write_text(text)
+        temporary.write_text(json.dumps(config, indent=2) + "\n")
         try:
-            try:
-                os.link(temporary, self.config_file)  # a link, unlike a name, is not given twice
-            except FileExistsError:
-                raise
-            except OSError:  # some drives know no links
-                with self.config_file.open("x") as file:
-                    file.write(text)
+            self._take_config(temporary)
         except FileExistsError:
             self.check_free()
         finally:
             temporary.unlink()
+
+    def _take_config(self, temporary: Path) -> None:
+        """Make a whole file the config; `FileExistsError` where there is one."""
+        try:
+            os.link(temporary, self.config_file)  # a link, unlike a name, is not given twice
+        except FileExistsError:
+            raise
+        except OSError:  # some drives know no links
+            with self.config_file.open("xb") as file:
+                file.write(temporary.read_bytes())
 
     def write_settings(self, **settings: Any) -> None:
         """Add to, or change, what the run is told besides its config: seed, number of steps."""
