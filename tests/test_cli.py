@@ -113,7 +113,7 @@ def test_pong_from_the_command_line_to_its_scores(tmp_path):
     assert (training.returncode, err) == (0, "")
     assert len(re.findall(r"^epoch +\d  steps \d+  reconstruction .*/s\]  .* left$", out, re.MULTILINE)) == 5
     assert f"iris-gym evaluate --run {run}\n" in out
-    assert files(run) == {"checkpoints", "config.json", "logs", "media", "replay", "run.json"}
+    assert files(run) == {".lock", "checkpoints", "config.json", "logs", "media", "replay", "run.json"}
     assert IRISConfig.load(run / "config.json") == IRISConfig.tiny()
     assert all(re.fullmatch(r"\d{10}", name) for name in files(run / "checkpoints"))
     assert {"dream_0000100.png", "reconstructions_0000100.png"} <= files(run / "media")

@@ -364,7 +364,10 @@ def test_ppo_in_the_dreams_of_the_other_environments(readme):
         f"of {min(own):.1f} to {max(own):.1f}" in readme
     )
 
-    assert "In LavaGapS5 they do in three of five, in 7.6 to 10.6 steps instead of 6.2, and in 98 and 61 % of the" in readme
+    assert (
+        "In LavaGapS5 they do in three of five, in 7.6 to 10.6 steps instead of 6.2, and in 98 and 61 % of the"
+        in readme
+    )
     assert finals("dream_ppo", LAVA, "sampled", "solved") == [1, 1, 1, 0.61, 0.98]
     dreamt, own = (finals(agent, LAVA, way, "length") for agent, way in ways)
     assert (round(min(dreamt[:3]), 1), round(max(dreamt[:3]), 1)) == (7.6, 10.6)
