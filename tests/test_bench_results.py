@@ -26,6 +26,9 @@ ROWS = {  # by the README's label: preset, phase, figure
 }
 
 
+LATER = json.loads((ROOT / "examples/bench_results/keys_on_the_right_zen4.json").read_text())["here"]
+
+
 @pytest.fixture(scope="module")
 def readme() -> str:
     return (ROOT / "README.md").read_text()
@@ -124,3 +127,17 @@ def test_the_peaks_of_the_other_machine(dtype, words, text):
     runs = [run for runs in RUNS["beside_public_zen4"]["here"].values() for run in runs]
     peaks = [round(run["matrix_product_flops"][dtype] / 1e9) for run in runs]
     assert f"at {min(peaks)} to {max(peaks)} {words}" in text
+
+
+def test_keys_on_the_right(text):
+    (default,), (paper,) = (
+        [run["phases"]["actor_critic"]["median_s"] for run in LATER[f"{preset} bf16"]]
+        for preset in ("default", "paper")
+    )
+    before = [
+        here("beside_public_zen4", preset, "bf16", "actor_critic", "median_s")[0] for preset in ("default", "paper")
+    ]
+    assert (
+        f"an update of `default`'s actor-critic took {default:.2f} s instead of {before[0]:.2f}, and one of `paper`'s "
+        f"{paper:.1f} s instead of {before[1]:.1f}: {paper / default:.1f} times as long" in text
+    )
