@@ -148,7 +148,6 @@ class IRISAgent(HubAgent, PublishedAgent, BaseAlgorithm):
         """Where an evaluation of the agent is looked for, to be told on its model card."""
         if self.run is not None:
             self._run_lock = self.run.lock()
-            self._run_lock.holder = weakref.ref(self)
             if _snapshot is None:
                 self.run.clear()
         self.replay = self._open_replay(_snapshot if _run else None)
@@ -157,6 +156,8 @@ class IRISAgent(HubAgent, PublishedAgent, BaseAlgorithm):
         self._setup_model()
         if _snapshot is not None:
             self._restore(_snapshot)
+        if self.run is not None:
+            self._run_lock.holder = weakref.ref(self)  # one that could not be made takes no run from another
 
     # ---------------------------------------------------------------- building
 

@@ -1033,7 +1033,7 @@ def test_a_run_killed_between_two_updates_and_resumed_ends_as_if_it_had_not_been
         assert {"autoencoder/loss", "world_model/loss", "actor_critic/loss"} <= epoch.keys()
 
 
-def test_of_two_agents_in_a_run_folder_the_one_that_was_resumed_goes_on(tmp_path):
+def test_of_two_agents_in_a_run_folder_the_one_that_was_resumed_goes_on(tmp_path, monkeypatch):
     older = quiet_learn(new_agent("MiniGrid-Empty-5x5-v0", run_dir=tmp_path / "run"), 20)
     older.logger.close()
     newer = quiet_learn(IRISAgent.resume(tmp_path / "run", device="cpu"), 20, reset_num_timesteps=False)
@@ -1041,6 +1041,9 @@ def test_of_two_agents_in_a_run_folder_the_one_that_was_resumed_goes_on(tmp_path
         with pytest.raises(UsageError, match="run' belongs to an agent that this process has resumed since"):
             go_on()
     older.save(tmp_path / "older.zip")  # which is no file of the run
+    with pytest.raises(UsageError, match="episodes"), monkeypatch.context() as patch:
+        patch.setattr(IRISAgent, "_restore", lambda self, snapshot: (_ for _ in ()).throw(UsageError("episodes")))
+        IRISAgent.resume(tmp_path / "run", device="cpu")
     newer.save_checkpoint()
     newer.logger.close()
     assert IRISAgent.load(tmp_path / "run", device="cpu").num_timesteps == 40

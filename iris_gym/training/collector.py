@@ -157,7 +157,8 @@ class Collector:
             generator=self.generator,
         )
         chosen = actions.cpu().numpy()
-        (frames, self._frames), (resets, self.resets) = (self._frames, None), (self.resets, None)
+        frames, resets = self._frames, self.resets
+        self._frames = self.resets = None  # until the step is whole
         observations, rewards, dones, infos = self._step_env(chosen)
         for row in range(self.env.num_envs):
             truncated = bool(dones[row]) and bool(infos[row].get("TimeLimit.truncated", False))

@@ -29,8 +29,8 @@ WANDB_FOLDER = "wandb"
 
 @dataclass(frozen=True, slots=True)
 class RunFolder:
-    """A folder with `config.json`, `run.json` (seed, number of steps), `checkpoints/`, `replay/`, `logs/`, `media/`
-    and, once evaluated, `scores.json`; at the end of a training, `final_scores.json`."""
+    """A folder with `config.json`, `run.json` (seed, number of steps), `.lock`, `checkpoints/`, `replay/`, `logs/`,
+    `media/` and, once evaluated, `scores.json`; at the end of a training, `final_scores.json`."""
 
     path: Path
 
