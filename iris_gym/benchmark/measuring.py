@@ -46,14 +46,19 @@ def wait_for(device: torch.device) -> None:
 
 
 def matrix_product_peaks(device: torch.device) -> dict[Precision, float]:
-    """Floating-point operations a second of the fastest of some products of two square matrices, by precision."""
+    """`matrix_product_peak` of each precision that the device has."""
+    return {
+        precision: matrix_product_peak(device, precision)
+        for precision in DTYPES
+        if precision != "tf32" or device.type == "cuda"
+    }
+
+
+def matrix_product_peak(device: torch.device, precision: Precision) -> float:
+    """Floating-point operations a second of the fastest of some products of two square matrices."""
     size = PEAK_SIZE.get(device.type, PEAK_SIZE["cpu"])
-    factors, peaks = torch.rand(2, size, size, device=device), {}
-    for precision, dtype in DTYPES.items():
-        if precision != "tf32" or device.type == "cuda":
-            with products(tf32=precision == "tf32"):
-                peaks[precision] = _product_peak(factors.to(dtype))
-    return peaks
+    with products(tf32=precision == "tf32"):
+        return _product_peak(torch.rand(2, size, size, device=device).to(DTYPES[precision]))
 
 
 def _product_peak(factors: torch.Tensor) -> float:

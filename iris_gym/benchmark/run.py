@@ -16,6 +16,7 @@ from iris_gym.benchmark.measuring import (
     Precision,
     count_flops,
     machine,
+    matrix_product_peak,
     matrix_product_peaks,
     timed,
 )
@@ -124,13 +125,14 @@ def benchmark(
     chosen_device = choose_device(device)
     names = [name for name in PHASES if not only or name in only]
     timings: list[tuple[Phase, Timing]] = []
-    peaks: dict[Precision, float] = {}
+    peaks = matrix_product_peaks(chosen_device)
     with closing(bench_env(config)) as env, build_replay(config, None, device=chosen_device) as replay:
         bench = Bench(config if batch is None else with_batch(config, batch), env, replay, chosen_device, batch)
         for name in names:
             phase = bench.phase(name)
             timings.append((phase, measure(phase, repeats, chosen_device)))
-            peaks = _largest(peaks, matrix_product_peaks(chosen_device))  # a busy machine hides them at times
+            again = matrix_product_peak(chosen_device, phase.precision)  # a busy machine hides it at times
+            peaks[phase.precision] = max(peaks[phase.precision], again)
             if on_phase:
                 on_phase(name)
         if profile:  # last, for on a GPU a profiler slows down all that follows
@@ -196,10 +198,6 @@ def _frame_seconds(cache: CacheUse, kind: str, repeats: int) -> list[float]:
     """
     count = max(round(cache.amortised[kind]), 1)
     return [cache.frame_seconds(kind, count + more) for more in range(repeats + 1)][1:]
-
-
-def _largest(some: Mapping[Precision, float], others: Mapping[Precision, float]) -> dict[Precision, float]:
-    return {precision: max(value, some.get(precision, 0.0)) for precision, value in others.items()}
 
 
 def _check(only: Sequence[str], batch: int | None, repeats: int, profile: int) -> None:

@@ -23,11 +23,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch._dynamo  # which the first optimizer of each process would ask for
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from iris_gym.cli import main
 
-TINY = ["--preset", "tiny", "--device", "cpu", "--seed", "5", "--total-timesteps", "190", "--final-episodes", "0"]
+TINY = ["--preset", "tiny", "--device", "cpu", "--seed", "5", "--total-timesteps", "130", "--final-episodes", "0"]
 GRID = ["--env", "MiniGrid-LavaGapS5-v0"]
 BREAKOUT = ["--env", "ALE/Breakout-v5"]
 KINDS = {
