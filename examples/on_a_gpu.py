@@ -34,6 +34,7 @@ def main(
     device: str = "cuda",
     minutes: float = 30,
     episodes: int = 100,
+    repeats: int = 5,
 ) -> None:
     """Leaves tests.xml, two profiled bench JSONs a preset, and the run of the first one with its scores.json."""
     out.mkdir(parents=True, exist_ok=True)
@@ -44,7 +45,8 @@ def main(
         not_passed.rename(tests)
     for preset in presets:
         plain, fast = out / f"bench_{preset}_plain.json", out / f"bench_{preset}.json"
-        bench = "iris_gym", "bench", "--preset", preset, "--device", device, "--profile", "20"
+        bench = "iris_gym", "bench", "--preset", preset, "--device", device
+        bench += "--repeats", str(repeats), "--profile", "20"
         went_well.append(step(plain, *bench, "--no-accelerate", "--json", str(plain)))
         went_well.append(step(fast, *bench, "--compare", str(plain), "--json", str(fast)))
     run = out / "run"

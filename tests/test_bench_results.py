@@ -10,6 +10,7 @@ ROOT = Path(__file__).parents[1]
 COLUMNS = {  # of the README's table of each file
     "beside_public": ("untuned", "tuned", "bf16", "float32"),
     "beside_public_zen4": ("tuned", "bf16"),
+    "beside_public_zen3": ("tuned", "float32"),
 }
 RUNS = {file: json.loads((ROOT / f"examples/bench_results/{file}.json").read_text()) for file in COLUMNS}
 PUBLIC = {"actor_critic": "actor_critic", "world_model": "world_model", "autoencoder": "tokenizer", "act": "acting"}
@@ -71,7 +72,7 @@ def test_each_row_is_of_the_runs(file, label, readme):
 @pytest.mark.parametrize("file", COLUMNS)
 def test_the_batches_are_the_same(file):
     """Rows, segments and frames of an update here are as many as there, and LPIPS is in neither."""
-    there = RUNS[file]["public"]["tuned"][0]
+    there = {name: update for run in RUNS[file]["public"]["tuned"] for name, update in run.items()}
     for run in (run for runs in RUNS[file]["here"].values() for run in runs):
         assert run["config"]["perceptual_weight"] == 0
         for phase in (PUBLIC.keys() - {"act"}) & run["phases"].keys():
@@ -91,10 +92,18 @@ def test_the_batches_are_the_same(file):
             "So there an update of `paper`'s actor-critic is {tuned:.1f} times as fast as the public one, too, and one "
             "of `default`'s is {default:.1f} times as fast again.",
         ),
+        (
+            "beside_public_zen3",
+            "So there an update of `paper`'s actor-critic is {tuned:.1f} times as fast as the public one in float32, "
+            "and one of `default`'s is {default:.1f} times as fast again.",
+        ),
     ],
 )
 def test_how_many_times_as_fast(file, sentence, text):
-    paper, default = (mean(here(file, preset, "bf16", "actor_critic", "median_s")) for preset in ("paper", "default"))
+    precision = "bf16" if "bf16" in COLUMNS[file] else "float32"
+    paper, default = (
+        mean(here(file, preset, precision, "actor_critic", "median_s")) for preset in ("paper", "default")
+    )
     times = {allocator: mean(public(file, allocator, "actor_critic")) / paper for allocator in RUNS[file]["public"]}
     assert sentence.format(**times, default=paper / default) in text
 
@@ -113,18 +122,26 @@ def test_how_far_from_the_machines_peak(words, phase, text):
     assert f"{low} to {high} % {words}" in text
 
 
-def test_how_far_from_the_peak_of_the_other_machine(text):
+@pytest.mark.parametrize("file, precision", [("beside_public_zen4", "bf16"), ("beside_public_zen3", "float32")])
+def test_how_far_from_the_peak_of_the_other_machines(file, precision, text):
     shares = [
         round(100 * share)
         for preset in ("paper", "default")
-        for share in here("beside_public_zen4", preset, "bf16", "actor_critic", "share_of_peak")
+        for share in here(file, preset, precision, "actor_critic", "share_of_peak")
     ]
     assert "the arithmetic alone would take {} % of `paper`'s, {} % of `default`'s".format(*shares) in text
 
 
-@pytest.mark.parametrize("dtype, words", [("float32", "GFLOP/s in float32"), ("bf16", "in bf16")])
-def test_the_peaks_of_the_other_machine(dtype, words, text):
-    runs = [run for runs in RUNS["beside_public_zen4"]["here"].values() for run in runs]
+@pytest.mark.parametrize(
+    "file, dtype, words",
+    [
+        ("beside_public_zen4", "float32", "GFLOP/s in float32"),
+        ("beside_public_zen4", "bf16", "in bf16"),
+        ("beside_public_zen3", "float32", "GFLOP/s in float32"),
+    ],
+)
+def test_the_peaks_of_the_other_machines(file, dtype, words, text):
+    runs = [run for runs in RUNS[file]["here"].values() for run in runs]
     peaks = [round(run["matrix_product_flops"][dtype] / 1e9) for run in runs]
     assert f"at {min(peaks)} to {max(peaks)} {words}" in text
 

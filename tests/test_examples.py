@@ -31,7 +31,7 @@ def trained(tmp_path_factory) -> Path:
     """A saved agent that has learned a little of everything."""
     path = tmp_path_factory.mktemp("trained") / "agent.zip"
     config = IRISConfig.tiny(transformer_timesteps=10, eval_temperature=1.0)
-    IRISAgent("MinAtar/Breakout-v1", config, seed=0, device="cpu").learn(80).save(path)
+    IRISAgent("MiniGrid-Empty-5x5-v0", config, seed=0, device="cpu").learn(80).save(path)
     return path
 
 
@@ -42,7 +42,8 @@ def test_an_example_fits_on_a_page(path):
 
 @pytest.mark.slow
 def test_train_atari_then_predict_loop(tmp_path):
-    trained = run("train_atari.py", "--preset", "tiny", "--total-timesteps", "60", "--games", "1", folder=tmp_path)
+    flags = "--env-id ALE/Breakout-v5 --preset tiny --total-timesteps 60 --games 1".split()
+    trained = run("train_atari.py", *flags, folder=tmp_path)
     assert "eval/" in trained and "over 1 games" in trained
     played = run("predict_loop.py", "--run", "atari_agent.zip", "--max-steps", "50", folder=tmp_path)
     assert "after 50 steps" in played
@@ -51,7 +52,7 @@ def test_train_atari_then_predict_loop(tmp_path):
 @pytest.mark.slow
 def test_on_a_gpu(tmp_path):
     """All of it, on the CPU."""
-    flags = "--env MinAtar/Breakout-v1 --presets tiny --device cpu --minutes 0.4 --episodes 2".split()
+    flags = "--env MiniGrid-Empty-5x5-v0 --presets tiny --device cpu --minutes 0.4 --episodes 2 --repeats 1".split()
     shown = run("on_a_gpu.py", "--out", "gpu", *flags, folder=tmp_path)
     assert "stopped and saved" in shown and "over 2 games" in shown
     for name in ("tests.xml", "bench_tiny_plain.json", "bench_tiny.json", "run/scores.json"):
@@ -66,7 +67,7 @@ def test_custom_env(tmp_path):
 @pytest.mark.slow
 def test_sb3_ppo_in_dream(trained, tmp_path):
     flags = "--total-timesteps 256 --num-envs 4 --games 2".split()
-    assert "real MinAtar/Breakout-v1: return" in run(
+    assert "real MiniGrid-Empty-5x5-v0: return" in run(
         "sb3_ppo_in_dream.py", "--run", str(trained), *flags, folder=tmp_path
     )
     assert (tmp_path / "ppo_from_dream.zip").exists()
@@ -118,7 +119,7 @@ def test_record_dream(trained, tmp_path):
 
 @pytest.mark.slow
 def test_bf16_agreement(tmp_path):
-    IRISAgent("MinAtar/Breakout-v1", IRISConfig.tiny(), device="cpu", run_dir=tmp_path / "run").learn(60)
+    IRISAgent("MiniGrid-Empty-5x5-v0", IRISConfig.tiny(), device="cpu", run_dir=tmp_path / "run").learn(60)
     answer = run("bf16_agreement.py", "--run", "run", "--rows", "8", folder=tmp_path)
     assert [line.split()[0] for line in answer.splitlines()][:2] == ["encode", "next_token"]
 
@@ -144,40 +145,40 @@ STUDY = "--out results --preset tiny --steps 100 --episodes 2 --dream-steps 1024
 
 @pytest.mark.slow
 def test_study(tmp_path):
-    flags = [*STUDY, *"--seeds 3 --environments MinAtar-Breakout".split()]
+    flags = [*STUDY, *"--seeds 3 --environments MiniGrid-Empty-5x5".split()]
     answer = run("study.py", *flags, folder=tmp_path)
     agents = "random iris ppo dqn recurrent_ppo dream_ppo".split()
-    names = {f"{agent}__MinAtar-Breakout__3" for agent in agents}
+    names = {f"{agent}__MiniGrid-Empty-5x5__3" for agent in agents}
     assert {path.stem for path in (tmp_path / "results").glob("*.json")} == names
     assert "FAILED" not in answer and (tmp_path / "results" / "curves.png").exists()
 
     results = {name: json.loads((tmp_path / "results" / f"{name}.json").read_text()) for name in names}
-    assert results["iris__MinAtar-Breakout__3"]["settings"]["vocab_size"] == 32
-    assert results["ppo__MinAtar-Breakout__3"]["settings"]["n_steps"] == 250
-    dreamt = results["dream_ppo__MinAtar-Breakout__3"]["settings"]
-    assert dreamt["horizon"] == results["iris__MinAtar-Breakout__3"]["settings"]["imagination_horizon"]
+    assert results["iris__MiniGrid-Empty-5x5__3"]["settings"]["vocab_size"] == 32
+    assert results["ppo__MiniGrid-Empty-5x5__3"]["settings"]["n_steps"] == 250
+    dreamt = results["dream_ppo__MiniGrid-Empty-5x5__3"]["settings"]
+    assert dreamt["horizon"] == results["iris__MiniGrid-Empty-5x5__3"]["settings"]["imagination_horizon"]
     assert all("commit" in result["versions"] for result in results.values())
-    ways = {agent: list(results[f"{agent}__MinAtar-Breakout__3"]["points"][0]["evaluations"]) for agent in agents}
+    ways = {agent: list(results[f"{agent}__MiniGrid-Empty-5x5__3"]["points"][0]["evaluations"]) for agent in agents}
     assert ways["ppo"] == ways["recurrent_ppo"] == ways["dream_ppo"] == ["sampled", "temperature 0.5", "greedy"]
     assert ways["dqn"] == ["sampled", "greedy"] and ways["iris"] == ["temperature 0.5"]
-    steps = {agent: results[f"{agent}__MinAtar-Breakout__3"]["points"][-1]["env_steps"] for agent in agents}
+    steps = {agent: results[f"{agent}__MiniGrid-Empty-5x5__3"]["points"][-1]["env_steps"] for agent in agents}
     assert steps == {"random": 0} | dict.fromkeys(agents[1:], 100)
     table = (tmp_path / "results" / "table.md").read_text()
     assert "Missing: none." in table and "PPO in IRIS's dream" in table
 
-    (tmp_path / "results" / "ppo__MinAtar-Breakout__3.json").unlink()
+    (tmp_path / "results" / "ppo__MiniGrid-Empty-5x5__3.json").unlink()
     again = run("study.py", *flags, "--longer", "260", "--agents", "random", "iris", "ppo", folder=tmp_path)
     assert re.findall(r"^\[1/1\] (.+): done", again, re.MULTILINE) == [
-        "ppo__MinAtar-Breakout__3",
-        "ppo__longer__MinAtar-Breakout__3",
+        "ppo__MiniGrid-Empty-5x5__3",
+        "ppo__longer__MiniGrid-Empty-5x5__3",
     ]
-    longer = json.loads((tmp_path / "results" / "ppo__longer__MinAtar-Breakout__3.json").read_text())
+    longer = json.loads((tmp_path / "results" / "ppo__longer__MiniGrid-Empty-5x5__3.json").read_text())
     assert longer["reached"] or longer["points"][-1]["env_steps"] == 260
     assert "Environment steps until" in (tmp_path / "results" / "table.md").read_text()
 
-    (tmp_path / "results" / "agents" / "iris__MinAtar-Breakout__3.zip").unlink()
-    (tmp_path / "results" / "dream_ppo__MinAtar-Breakout__3.json").unlink()
-    assert "dream_ppo__MinAtar-Breakout__3: left out" in run("study.py", *flags, folder=tmp_path)
+    (tmp_path / "results" / "agents" / "iris__MiniGrid-Empty-5x5__3.zip").unlink()
+    (tmp_path / "results" / "dream_ppo__MiniGrid-Empty-5x5__3.json").unlink()
+    assert "dream_ppo__MiniGrid-Empty-5x5__3: left out" in run("study.py", *flags, folder=tmp_path)
     other = subprocess.run(
         [sys.executable, str(EXAMPLES / "study.py"), *flags, "--steps", "90"],
         cwd=tmp_path,
