@@ -89,7 +89,8 @@ def _check_film(path: Path) -> None:
 )
 def test_a_signal_leaves_nothing_half_written(after, number, there, tmp_path):
     """Sent as a terminal sends it, to all processes of the group, ffmpeg among them."""
-    command = [sys.executable, "-m", "iris_gym", *TRAIN, GRID, "--total-timesteps", "60", "--final-episodes", "4"]
+    flags = "--total-timesteps 60 --final-episodes 4".split()
+    command = [sys.executable, "-m", "iris_gym", *TRAIN, "MiniGrid-LavaGapS5-v0", *flags]  # whose episodes are short
     process = subprocess.Popen(
         command,
         cwd=tmp_path,
