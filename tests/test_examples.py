@@ -145,41 +145,37 @@ STUDY = "--out results --preset tiny --steps 100 --episodes 2 --dream-steps 1024
 
 @pytest.mark.slow
 def test_study(tmp_path):
-    flags = [*STUDY, *"--seeds 3 --environments MiniGrid-Empty-5x5".split()]
-    agents = "random iris ppo dqn dream_ppo".split()  # recurrent_ppo is one more of ppo's kind
-    flags += ["--agents", *agents]
+    flags = [*STUDY, *"--seeds 3 --environments MinAtar-Breakout --longer 260".split()]
     answer = run("study.py", *flags, folder=tmp_path)
-    names = {f"{agent}__MiniGrid-Empty-5x5__3" for agent in agents}
+    agents = "random iris ppo dqn recurrent_ppo dream_ppo".split()
+    names = {f"{agent}__MinAtar-Breakout__3" for agent in agents}
+    names |= {f"{agent}__longer__MinAtar-Breakout__3" for agent in ("ppo", "dqn", "recurrent_ppo")}
     assert {path.stem for path in (tmp_path / "results").glob("*.json")} == names
     assert "FAILED" not in answer and (tmp_path / "results" / "curves.png").exists()
 
     results = {name: json.loads((tmp_path / "results" / f"{name}.json").read_text()) for name in names}
-    assert results["iris__MiniGrid-Empty-5x5__3"]["settings"]["vocab_size"] == 32
-    assert results["ppo__MiniGrid-Empty-5x5__3"]["settings"]["n_steps"] == 250
-    dreamt = results["dream_ppo__MiniGrid-Empty-5x5__3"]["settings"]
-    assert dreamt["horizon"] == results["iris__MiniGrid-Empty-5x5__3"]["settings"]["imagination_horizon"]
+    assert results["iris__MinAtar-Breakout__3"]["settings"]["vocab_size"] == 32
+    assert results["ppo__MinAtar-Breakout__3"]["settings"]["n_steps"] == 250
+    dreamt = results["dream_ppo__MinAtar-Breakout__3"]["settings"]
+    assert dreamt["horizon"] == results["iris__MinAtar-Breakout__3"]["settings"]["imagination_horizon"]
     assert all("commit" in result["versions"] for result in results.values())
-    ways = {agent: list(results[f"{agent}__MiniGrid-Empty-5x5__3"]["points"][0]["evaluations"]) for agent in agents}
-    assert ways["ppo"] == ways["dream_ppo"] == ["sampled", "temperature 0.5", "greedy"]
+    ways = {agent: list(results[f"{agent}__MinAtar-Breakout__3"]["points"][0]["evaluations"]) for agent in agents}
+    assert ways["ppo"] == ways["recurrent_ppo"] == ways["dream_ppo"] == ["sampled", "temperature 0.5", "greedy"]
     assert ways["dqn"] == ["sampled", "greedy"] and ways["iris"] == ["temperature 0.5"]
-    steps = {agent: results[f"{agent}__MiniGrid-Empty-5x5__3"]["points"][-1]["env_steps"] for agent in agents}
-    assert steps == {"random": 0} | dict.fromkeys(agents[1:], 100)
+    steps = {name: [point["env_steps"] for point in result["points"]] for name, result in results.items()}
+    assert steps["random__MinAtar-Breakout__3"] == [0]
+    assert all(steps[f"{agent}__MinAtar-Breakout__3"][-1] == 100 for agent in agents[1:])
+    assert all(result["reached"] or steps[name][-1] == 260 for name, result in results.items() if "longer" in name)
     table = (tmp_path / "results" / "table.md").read_text()
-    assert "Missing: none." in table and "PPO in IRIS's dream" in table
+    assert "Missing: none." in table and "PPO in IRIS's dream" in table and "Environment steps until" in table
 
-    (tmp_path / "results" / "ppo__MiniGrid-Empty-5x5__3.json").unlink()
-    again = run("study.py", *flags, "--longer", "260", "--agents", "random", "iris", "ppo", folder=tmp_path)
-    assert re.findall(r"^\[1/1\] (.+): done", again, re.MULTILINE) == [
-        "ppo__MiniGrid-Empty-5x5__3",
-        "ppo__longer__MiniGrid-Empty-5x5__3",
-    ]
-    longer = json.loads((tmp_path / "results" / "ppo__longer__MiniGrid-Empty-5x5__3.json").read_text())
-    assert longer["reached"] or longer["points"][-1]["env_steps"] == 260
-    assert "Environment steps until" in (tmp_path / "results" / "table.md").read_text()
+    (tmp_path / "results" / "ppo__MinAtar-Breakout__3.json").unlink()
+    again = run("study.py", *flags, folder=tmp_path)
+    assert "[1/1] ppo__MinAtar-Breakout__3: done" in again and again.count("[1/") == 1
 
-    (tmp_path / "results" / "agents" / "iris__MiniGrid-Empty-5x5__3.zip").unlink()
-    (tmp_path / "results" / "dream_ppo__MiniGrid-Empty-5x5__3.json").unlink()
-    assert "dream_ppo__MiniGrid-Empty-5x5__3: left out" in run("study.py", *flags, folder=tmp_path)
+    (tmp_path / "results" / "agents" / "iris__MinAtar-Breakout__3.zip").unlink()
+    (tmp_path / "results" / "dream_ppo__MinAtar-Breakout__3.json").unlink()
+    assert "dream_ppo__MinAtar-Breakout__3: left out" in run("study.py", *flags, folder=tmp_path)
     other = subprocess.run(
         [sys.executable, str(EXAMPLES / "study.py"), *flags, "--steps", "90"],
         cwd=tmp_path,

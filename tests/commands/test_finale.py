@@ -84,6 +84,7 @@ def _check_film(path: Path) -> None:
     ("after", "number", "there"),
     [
         ("play with it", signal.SIGTERM, set()),
+        ("learning curve", signal.SIGTERM, {"final_scores.json", "learning_curve.png"}),
         ("learning curve", signal.SIGINT, {"final_scores.json", "learning_curve.png"}),
     ],
 )
