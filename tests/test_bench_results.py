@@ -132,6 +132,17 @@ def test_how_far_from_the_peak_of_the_other_machines(file, precision, text):
     assert "the arithmetic alone would take {} % of `paper`'s, {} % of `default`'s".format(*shares) in text
 
 
+def test_what_frames_that_are_not_cached_cost(text):
+    (run,) = RUNS["beside_public_zen3"]["here"]["paper float32"]
+    entry = run["phases"]["actor_critic"]
+    frames, seconds = entry["amortised_frames"], entry["median_s"] - entry["warm_median_s"]
+    assert (
+        f"{seconds:.1f} s go into {frames['encode']:.0f} frames that are not encoded yet, at "
+        f"{1000 * entry['encode_frame_s']:.0f} ms each, and {frames['reconstruct']:.0f} that are not reconstructed "
+        f"yet, at {1000 * entry['reconstruct_frame_s']:.0f}." in text
+    )
+
+
 @pytest.mark.parametrize(
     "file, dtype, words",
     [

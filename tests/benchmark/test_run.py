@@ -136,6 +136,14 @@ def test_every_phase_is_measured_with_its_own_batch():
     assert result["config"] == IRISConfig.tiny().to_dict()
 
 
+@pytest.mark.parametrize("later, largest", [(3e9, 3e9), (1e9, 2e9)])
+def test_a_peak_is_the_largest_of_before_and_after_a_phase(monkeypatch, later, largest):
+    monkeypatch.setattr(run, "matrix_product_peaks", lambda device: {"float32": 2e9, "bf16": 5e9})
+    monkeypatch.setattr(run, "matrix_product_peak", lambda device, precision: {"float32": later}[precision])
+    result = benchmark(IRISConfig.tiny(precision="float32"), device="cpu", only=["act"], repeats=1)
+    assert result["matrix_product_flops"] == {"float32": largest, "bf16": 5e9}
+
+
 def test_phases_are_profiled_after_all_are_measured_with_their_frames_cached(monkeypatch):
     order = []
 
