@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 COLUMNS = {  # of the README's table of each file
     "beside_public": ("untuned", "tuned", "bf16", "float32"),
-    "beside_public_zen4": ("tuned", "bf16"),
+    "beside_public_zen4": ("untuned", "tuned", "bf16", "float32"),
     "beside_public_zen3": ("tuned", "float32"),
 }
 RUNS = {file: json.loads((ROOT / f"examples/bench_results/{file}.json").read_text()) for file in COLUMNS}
@@ -25,9 +25,6 @@ ROWS = {  # by the README's label: preset, phase, figure
     "world model of `default`, 16 segments": ("default", "world_model", "median_s"),
     "autoencoder of `default`, 32 frames": ("default", "autoencoder", "median_s"),
 }
-
-
-LATER = json.loads((ROOT / "examples/bench_results/keys_on_the_right_zen4.json").read_text())["here"]
 
 
 @pytest.fixture(scope="module")
@@ -89,8 +86,9 @@ def test_the_batches_are_the_same(file):
         ),
         (
             "beside_public_zen4",
-            "So there an update of `paper`'s actor-critic is {tuned:.1f} times as fast as the public one, too, and one "
-            "of `default`'s is {default:.1f} times as fast again.",
+            "So there an update of `paper`'s actor-critic is {tuned:.1f} times as fast as the public one, and "
+            "{untuned:.1f} times where that has the untuned allocator; one of `default`'s is {default:.1f} times as "
+            "fast again.",
         ),
         (
             "beside_public_zen3",
@@ -124,11 +122,10 @@ def test_how_far_from_the_machines_peak(words, phase, text):
 
 @pytest.mark.parametrize("file, precision", [("beside_public_zen4", "bf16"), ("beside_public_zen3", "float32")])
 def test_how_far_from_the_peak_of_the_other_machines(file, precision, text):
-    shares = [
-        round(100 * share)
-        for preset in ("paper", "default")
-        for share in here(file, preset, precision, "actor_critic", "share_of_peak")
-    ]
+    shares = []
+    for preset in ("paper", "default"):
+        found = sorted({round(100 * share) for share in here(file, preset, precision, "actor_critic", "share_of_peak")})
+        shares.append(" to ".join(map(str, found)))
     assert "the arithmetic alone would take {} % of `paper`'s, {} % of `default`'s".format(*shares) in text
 
 
@@ -144,28 +141,14 @@ def test_what_frames_that_are_not_cached_cost(text):
 
 
 @pytest.mark.parametrize(
-    "file, dtype, words",
+    "file, words",
     [
-        ("beside_public_zen4", "float32", "GFLOP/s in float32"),
-        ("beside_public_zen4", "bf16", "in bf16"),
-        ("beside_public_zen3", "float32", "GFLOP/s in float32"),
+        ("beside_public_zen4", "at up to {float32} GFLOP/s in float32 and {bf16} in bf16"),
+        ("beside_public_zen3", "at up to {float32} GFLOP/s in float32"),
     ],
 )
-def test_the_peaks_of_the_other_machines(file, dtype, words, text):
-    runs = [run for runs in RUNS[file]["here"].values() for run in runs]
-    peaks = [round(run["matrix_product_flops"][dtype] / 1e9) for run in runs]
-    assert f"at {min(peaks)} to {max(peaks)} {words}" in text
-
-
-def test_keys_on_the_right(text):
-    (default,), (paper,) = (
-        [run["phases"]["actor_critic"]["median_s"] for run in LATER[f"{preset} bf16"]]
-        for preset in ("default", "paper")
-    )
-    before = [
-        here("beside_public_zen4", preset, "bf16", "actor_critic", "median_s")[0] for preset in ("default", "paper")
-    ]
-    assert (
-        f"an update of `default`'s actor-critic took {default:.2f} s instead of {before[0]:.2f}, and one of `paper`'s "
-        f"{paper:.1f} s instead of {before[1]:.1f}: {paper / default:.1f} times as long" in text
-    )
+def test_the_peaks_of_the_other_machines(file, words, text):
+    """The highest that was measured: other work on the machine can only lower it."""
+    peaks = [run["matrix_product_flops"] for runs in RUNS[file]["here"].values() for run in runs]
+    highest = {dtype: max(round(peak[dtype] / 1e9) for peak in peaks) for dtype in peaks[0]}
+    assert words.format(**highest) in text
