@@ -4,6 +4,7 @@ python examples/study.py --out results                  # all of it; an interrup
 python examples/study.py --out results --longer 100000  # and how long the others take to get as far
 python examples/study.py --out results --figures        # the table and figures of what there is
 python examples/study.py --out ablations --ablations --steps 3000 --environments MinAtar-Breakout  # what carries IRIS
+python examples/study.py --out ablations --ablations --parts "no burn-in" "horizon of 5"           # one or two parts
 
 Each agent, environment and seed leaves one JSON file in the folder; `study_results` has those behind the README's
 figures. The parts are in `study_parts`.
@@ -17,7 +18,7 @@ from typing import Literal
 
 import tyro
 from study_parts.environments import IDS
-from study_parts.jobs import AGENTS, MODEL_FREE, Job, Sizes, ablation_jobs, dreaming_jobs, jobs_of
+from study_parts.jobs import ABLATIONS, AGENTS, MODEL_FREE, Job, Sizes, ablation_jobs, dreaming_jobs, jobs_of
 from study_parts.report import final_mean, write_report
 from study_parts.running import run_jobs
 
@@ -45,6 +46,7 @@ def main(
     jobs: int = 2,
     longer: int | None = None,
     ablations: bool = False,
+    parts: tuple[Literal[tuple(ABLATIONS)], ...] = tuple(ABLATIONS),  # pyright: ignore[reportInvalidTypeForm]
     figures: bool = False,
 ) -> None:
     """Run what has no result in `out` yet, `jobs` at once, each on one core, then write the table and the figures."""
@@ -56,7 +58,7 @@ def main(
         if longer:
             failed += run_jobs(longer_jobs(chosen, longer, seeds), jobs)
     if ablations and not figures:
-        failed += run_jobs(ablation_jobs(out, sizes, environments, seeds), jobs)
+        failed += run_jobs(ablation_jobs(out, sizes, environments, seeds, parts), jobs)
     for path in write_report(out, sizes, ("iris",) if ablations else agents, environments, seeds):
         print(path)
     if failed:

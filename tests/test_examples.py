@@ -158,7 +158,7 @@ def test_study(tmp_path):
     assert results["ppo__MinAtar-Breakout__3"]["settings"]["n_steps"] == 250
     dreamt = results["dream_ppo__MinAtar-Breakout__3"]["settings"]
     assert dreamt["horizon"] == results["iris__MinAtar-Breakout__3"]["settings"]["imagination_horizon"]
-    assert all("commit" in result["versions"] for result in results.values())
+    assert all("commit" in result["versions"] and result["processor"] for result in results.values())
     ways = {agent: list(results[f"{agent}__MinAtar-Breakout__3"]["points"][0]["evaluations"]) for agent in agents}
     assert ways["ppo"] == ways["recurrent_ppo"] == ways["dream_ppo"] == ["sampled", "temperature 0.5", "greedy"]
     assert ways["dqn"] == ["sampled", "greedy"] and ways["iris"] == ["temperature 0.5"]
@@ -259,7 +259,7 @@ def test_a_model_plays_at_a_temperature(monkeypatch):
 def test_each_ablation_of_the_study_is_a_usable_config(monkeypatch):
     monkeypatch.syspath_prepend(EXAMPLES)
     agents, jobs = (importlib.import_module(f"study_parts.{name}") for name in ("agents", "jobs"))
-    chosen = jobs.ablation_jobs(Path("results"), jobs.Sizes(), ["MinAtar-Breakout"], [0])
+    chosen = jobs.ablation_jobs(Path("results"), jobs.Sizes(), ["MinAtar-Breakout"], [0], list(jobs.ABLATIONS))
     configs = [agents.iris_config(job) for job in chosen]
     for config in configs:
         config.validate()

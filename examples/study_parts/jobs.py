@@ -24,6 +24,7 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "tokenizer never settles": dict(
         slow_autoencoder_after=None, stop_autoencoder_after=None, settled_autoencoder_updates=0
     ),
+    "tokenizer freezes": dict(settled_autoencoder_updates=0),
     "no burn-in": dict(burn_in=0),
     "context of 2": dict(transformer_timesteps=2),
     "context of 10": dict(transformer_timesteps=10),
@@ -139,12 +140,14 @@ def jobs_of(
     ]
 
 
-def ablation_jobs(folder: Path, sizes: Sizes, environments: Sequence[str], seeds: Sequence[int]) -> list[Job]:
-    """The preset as it is first, for the others are compared with it."""
+def ablation_jobs(
+    folder: Path, sizes: Sizes, environments: Sequence[str], seeds: Sequence[int], parts: Sequence[str]
+) -> list[Job]:
+    """Of some of `ABLATIONS`. The preset as it is comes first, for the others are compared with it."""
     return [
         Job(str(folder), "iris", environment, seed, sizes, ablation)
         for environment in environments
-        for ablation in (None, *ABLATIONS)
+        for ablation in (None, *parts)
         for seed in seeds
     ]
 

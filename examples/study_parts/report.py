@@ -1,6 +1,7 @@
 """Results as JSON, and from them the table and the figures."""
 
 import json
+import platform
 import subprocess
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
@@ -33,13 +34,25 @@ FEWEST = 3
 """Seeds of which an interval is given: a bootstrap of fewer knows nothing of how they spread."""
 SUMMARY = (1_000, 3_000, 5_000)
 """Environment steps in the first table, besides the last."""
+PROCESSOR_FIELDS = ("model name", "vendor_id", "cpu family", "model")
 
 
 def write_result(job: Job, recorder: Recorder) -> None:
     result = {name: value for name, value in asdict(job).items() if name != "folder" and value is not None}
     result |= {"points": recorder.points, "reached": recorder.reached}
-    result |= {"versions": versions() | {"commit": _commit()}, "settings": recorder.settings}
+    result |= {"processor": _processor(), "versions": versions() | {"commit": _commit()}}
+    result |= {"settings": recorder.settings}
     write_atomically(job.file, (json.dumps(result, indent=1) + "\n").encode())
+
+
+def _processor() -> str:
+    """As Linux knows it, or else Python: a seed repeats, and seconds compare, on the same kind only."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines()
+    except OSError:
+        return platform.processor()
+    fields = dict(map(str.strip, line.split(":", 1)) for line in lines if ":" in line)
+    return ", ".join(f"{name} {fields[name]}" for name in PROCESSOR_FIELDS if name in fields)
 
 
 def _commit() -> str | None:
@@ -255,7 +268,7 @@ def _ablation_tables(folder: Path, sizes: Sizes, environments: Sequence[str], se
     """For each environment the ways in which the preset was changed, and the difference that they made in the end."""
     for environment in environments:
         by_name: dict[str | None, list[dict[str, Any]]] = {}
-        for job in ablation_jobs(folder, sizes, [environment], seeds):
+        for job in ablation_jobs(folder, sizes, [environment], seeds, tuple(ABLATIONS)):
             if (result := job.result()) is not None:
                 by_name.setdefault(job.ablation, []).append(result)
         if not by_name.keys() - {None}:
