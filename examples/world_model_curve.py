@@ -6,7 +6,6 @@ python examples/world_model_curve.py --env-id ALE/Pong-v5 --total-timesteps 6000
 import json
 from pathlib import Path
 from time import process_time
-from typing import Any
 
 import tyro
 from matplotlib.figure import Figure
@@ -15,14 +14,10 @@ from iris_gym import IRISAgent, report
 from iris_gym.config import preset as config_of
 from iris_gym.evaluation.findings import floats
 
-HORIZONS, GAMES = (1, 5, 10, 20), 4
+HORIZONS, GAMES, LABEL = (1, 5, 10, 20), 4, "steps, and updates of the world model"
 
 
-def recall(guesses: list[int], right: int) -> float | None:
-    return guesses[right] / sum(guesses) if sum(guesses) else None
-
-
-def point(findings: dict[str, Any], cpu_seconds: float) -> dict[str, Any]:
+def point(findings: dict, cpu_seconds: float) -> dict:
     confusion, horizons = findings["reward"]["confusion"], findings["by_horizon"]
     shown = ("token_accuracy_dream", "token_accuracy_start_kept", "pixel_error_dream", "pixel_error_start_kept")
     return {
@@ -32,13 +27,16 @@ def point(findings: dict[str, Any], cpu_seconds: float) -> dict[str, Any]:
         "token_accuracy": findings["tokens"]["accuracy"]["mean"],
         "token_accuracy_last_kept": findings["tokens"]["last_frame_kept"]["mean"],
         "rewards": {"negative": sum(confusion[0]), "positive": sum(confusion[2])},
-        "reward_recall": {name: recall(confusion[row], row) for name, row in (("negative", 0), ("positive", 2))},
+        "reward_recall": {
+            name: confusion[row][row] / sum(confusion[row]) if sum(confusion[row]) else None
+            for name, row in (("negative", 0), ("positive", 2))
+        },
         **{name: {str(h): horizons[name]["mean"][h - 1] for h in HORIZONS} for name in shown},
     }
 
 
-def draw(points: list[dict[str, Any]], name: str, path: Path) -> None:
-    figure, steps = Figure(figsize=(11, 3.4), layout="constrained"), [point["env_steps"] for point in points]
+def draw(points: list[dict], name: str, path: Path) -> None:
+    figure, steps = Figure(figsize=(11, 3.6), layout="constrained"), [point["env_steps"] for point in points]
     tokens, rewards, pixels = figure.subplots(1, 3)
     tokens.plot(steps, [p["token_accuracy"] for p in points], "o-C0", label="after real frames")
     tokens.plot(steps, [p["token_accuracy_last_kept"] for p in points], ".:C0")
@@ -52,8 +50,10 @@ def draw(points: list[dict[str, Any]], name: str, path: Path) -> None:
         pixels.plot(steps, dreamt / kept, "o-", label=f"{h} dreamt")
     pixels.axhline(1, color="black", linestyle=":")
     titles = "tokens right (dotted: frame kept)", "recall of rewards", "pixel error of a dream / of its start kept"
-    for axes, title, top in zip((tokens, rewards, pixels), titles, (1.2, 1.05, None), strict=True):
-        axes.set(title=title, xlabel="environment steps", ylim=(-0.02, top))
+    every = -(-len(points) // 6)
+    ticks = [f"{p['env_steps']:,}\n{p['updates']['world_model']:,}" for p in points[::every]]
+    for axes, title, top in zip((tokens, rewards, pixels), titles, (1.2, 1.2, None), strict=True):
+        axes.set(title=title, ylim=(-0.02, top), xticks=steps[::every], xticklabels=ticks, xlabel=LABEL)
         axes.legend(fontsize="small")
     figure.suptitle(name)
     figure.savefig(path, dpi=110)

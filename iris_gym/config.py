@@ -68,7 +68,8 @@ class IRISConfig:
     dead_code_threshold: int = 100
     """Updates after which an unused code of the codebook ema is put on an encoder output. 0: never."""
     autoencoder_learning_rate: float = 1e-4
-    """Of Adam."""
+    """Of Adam. Small networks that have thousands of updates, and not a hundred thousand, need it ten times as high; so
+    do the other two learning rates."""
     autoencoder_adam_beta2: float = 0.999
     """Decay of Adam's second moments, below 1. A lower one forgives single bad batches sooner, as small ones are."""
     autoencoder_batch_size: int = 256
@@ -101,7 +102,7 @@ class IRISConfig:
     gradient_checkpointing: bool = False
     """Compute the transformer's activations again in the backward pass: less memory, more time."""
     transformer_learning_rate: float = 1e-4
-    """Of AdamW."""
+    """Of AdamW; see `autoencoder_learning_rate`."""
     transformer_weight_decay: float = 0.01
     """Of AdamW, on the weights of linear layers alone."""
     transformer_batch_size: int = 64
@@ -134,7 +135,7 @@ class IRISConfig:
     """Whether the imagined steps behind a predicted end count in the actor-critic's loss, as in the published agent,
     where ends are rare. The dream goes on there as from nowhere, and where episodes are short that is most of it."""
     actor_critic_learning_rate: float = 1e-4
-    """Of Adam."""
+    """Of Adam; see `autoencoder_learning_rate`."""
     actor_critic_batch_size: int = 64
     """Imagined rollouts a batch."""
     actor_critic_updates_per_epoch: int = 200
@@ -198,9 +199,10 @@ class IRISConfig:
     `autoencoder_learning_rate`."""
 
     random_steps: int = 0
-    """Environment steps at the beginning whose actions are uniformly random."""
+    """Environment steps at the beginning whose actions are uniformly random: the first models then learn from all that
+    an environment does, and not from what an untrained policy happens to prefer."""
     epsilon: float = 0.01
-    """Share of uniformly random actions while collecting."""
+    """Share of uniformly random actions while collecting: whatever the policy is sure of, each is tried at times."""
     collect_temperature: float = 1.0
     """Temperature of the policy while collecting."""
     eval_temperature: float = 0.5

@@ -212,6 +212,28 @@ def test_in_the_smallest_room_all_come_to_the_most_that_can_be_had(behind, study
         assert [round(played["length"]) for played in result["points"][-1]["evaluations"].values()] == [5] * 3
 
 
+def test_what_the_smallest_room_takes(readme):
+    means, seconds = (
+        [point(result) for result in results_of(10000, "iris", EMPTY)]
+        for point in (
+            lambda result: means_at([result], 5000, T)[0],
+            lambda result: next(point for point in result["points"] if point["env_steps"] == 5000)["cpu_seconds"],
+        )
+    )
+    assert max(seconds) < 600
+    assert (
+        f"After 5,000 they are at {min(means):.3f} to {max(means):.3f}, each after less than ten minutes of one core "
+        f"({min(seconds):.0f} to {max(seconds):.0f} CPU seconds)" in readme
+    )
+    first = [result["points"][0] for result in results_of(3000, "iris", EMPTY)]
+    wall, cpu = ([point[clock] for point in first] for clock in ("seconds", "cpu_seconds"))
+    assert (
+        f"IRIS took {min(wall):.0f} to {max(wall):.0f} s for [1,000 steps of Empty-5x5]"
+        "(examples/study_results/steps_3000/table.md) on the Xeon, and "
+        f"{min(cpu):.0f} to {max(cpu):.0f} CPU seconds" in readme
+    )
+
+
 def test_in_the_other_empty_room_it_is_above_all_others(behind, study, readme):
     assert "In **Empty-Random-6x6**, which begins somewhere else each time, IRIS is above the others at each" in readme
     assert "IRIS is above the others at each number of steps, most at the first ones" in readme
@@ -262,7 +284,7 @@ def test_in_lava_gap_it_is_above_the_others_and_all_seeds_solve_every_game_once(
 
 
 def test_in_breakout_it_comes_to_three_bricks_and_is_overtaken(behind, study, readme):
-    assert "all five come to three bricks within 4,000 steps" in readme
+    assert "all five come to three bricks within 5,000 steps" in readme
     assert "goes past them to 3.41 at 7,000 steps and is back at 3.16 at 10,000" in readme
     assert "PPO's greedy actions are ahead at 2,000 and from 4,000 on, those at temperature 0.5 from 4,000 on" in readme
     assert "(at 1,000 they are level), its sampled ones at 10,000, and DQN from 7,000 on" in readme
@@ -284,7 +306,7 @@ def test_in_breakout_it_comes_to_three_bricks_and_is_overtaken(behind, study, re
         )
         assert f"{theirs - ours:.2f}" == ahead
     results = results_of(10000, "iris", BREAKOUT)
-    assert all(max(means_at([result], at, T)[0] for at in (1000, 2000, 3000, 4000)) > 2.95 for result in results)
+    assert all(max(means_at([result], at, T)[0] for at in (1000, 2000, 3000, 4000, 5000)) >= 3 for result in results)
     means = [study.report.interquartile_mean(means_at(results, at, T))[0] for at in (7000, 10000)]
     assert [f"{value:.2f}" for value in means] == ["3.41", "3.16"]
 
@@ -407,14 +429,21 @@ def test_dqn_learns_little_in_minigrid(study, readme):
     assert "DQN's greedy actions solve Empty-5x5 in two of five seeds at 3,000 steps and in none at 10,000" in readme
     for at, expected in ((3000, [0, 0, 0, 1, 1]), (10000, [0] * 5)):
         assert sorted(figures_at(results_of(10000, "dqn", EMPTY), at, "greedy", "solved")) == expected
-    assert "in the other rooms it hardly gets beyond random play, and in the end stands still in nearly" in readme
-    for environment in (RANDOM, LAVA):
+    assert (
+        "In the other rooms it never gets beyond 0.335 (after 2,000 steps, in Empty-Random-6x6) and 0.154 (after "
+        "4,000, in LavaGapS5), and in the end it stands still in nearly every game" in readme
+    )
+    for environment, best in ((RANDOM, ("0.335", 2000)), (LAVA, ("0.154", 4000))):
         results = results_of(10000, "dqn", environment)
-        random = mean(means_at(results_of(10000, "random", environment), 0, "sampled"))
+        means = [
+            (study.report.interquartile_mean(means_at(results, point["env_steps"], way))[0], point["env_steps"])
+            for way in ("sampled", "greedy")
+            for point in results[0]["points"]
+        ]
+        assert (f"{max(means)[0]:.3f}", max(means)[1]) == best
         for way in ("sampled", "greedy"):
-            steps = [point["env_steps"] for point in results[0]["points"]]
-            assert max(study.report.interquartile_mean(means_at(results, at, way))[0] for at in steps) < random + 0.11
             assert max(figures_at(results, 10000, way, "solved")) < 0.2
+            assert min(figures_at(results, 10000, way, "cut")) > 0.8
 
 
 def test_what_the_readme_says_of_pongs_world_model_is_so(readme):
