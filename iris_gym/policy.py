@@ -54,6 +54,21 @@ class IRISPolicy(BasePolicy):
         """All parameters one after another, as `load_from_vector` takes them. Some lie channels last."""
         return torch.cat([parameter.detach().reshape(-1) for parameter in self.parameters()]).cpu().numpy()
 
+    @torch.no_grad()
+    def load_from_vector(self, vector: np.ndarray) -> None:
+        """Set all parameters to what `parameters_to_vector` gave.
+
+        In place, where Stable-Baselines3 would put other tensors: what is computed with copies of them, or was kept of
+        their outputs, notices that they were written to.
+        """
+        parameters = list(self.parameters())
+        sizes, values = [parameter.numel() for parameter in parameters], _array("vector", vector)
+        if values.shape != (sum(sizes),) or values.dtype.kind not in "fiu":
+            raise UsageError(f"vector is {values.dtype} {values.shape}; give real numbers ({sum(sizes)},)")
+        parts = torch.from_numpy(values.astype(np.float32)).split(sizes)
+        for parameter, part in zip(parameters, parts, strict=True):
+            parameter.copy_(part.view(parameter.shape))
+
     def predict(
         self,
         observation: np.ndarray | dict[str, np.ndarray],

@@ -33,6 +33,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from iris_gym import IRISAgent, IRISConfig, UsageError, make_env
 from iris_gym.errors import RunError
 from iris_gym.nn import perceptual
+from iris_gym.training.frame_cache import FrameCache
 from iris_gym.training.novelty import Novelty, hashed
 from iris_gym.training.trainer import EpochEnded, Position, StepTaken, UpdateDone
 
@@ -933,6 +934,22 @@ def test_all_parameters_are_a_vector_and_a_vector_is_all_parameters():
     other.policy.load_from_vector(agent.policy.parameters_to_vector())
     for mine, theirs in zip(agent.policy.parameters(), other.policy.parameters(), strict=True):
         assert torch.equal(mine, theirs)
+
+
+def test_what_was_kept_of_the_tokenizer_is_dropped_when_a_vector_is_loaded():
+    agent = quiet_learn(new_agent(), 60)
+    cache, fresh = (FrameCache(agent.models.tokenizer) for _ in range(2))
+    segment = agent.replay.sample_segments(4, 4, generator=np.random.default_rng(0), align="start")
+    before = cache.tokens(segment)
+    agent.policy.load_from_vector(new_agent(seed=1).policy.parameters_to_vector())
+    assert torch.equal(cache.tokens(segment)[segment.mask], fresh.tokens(segment)[segment.mask])
+    assert not torch.equal(cache.tokens(segment)[segment.mask], before[segment.mask])
+
+
+@pytest.mark.parametrize("vector", [np.zeros(3, np.float32), np.array("many")])
+def test_a_vector_of_another_size_or_kind_is_refused(vector):
+    with pytest.raises(UsageError, match=r"vector is .*; give real numbers \(\d+,\)"):
+        new_agent().policy.load_from_vector(vector)
 
 
 def test_set_parameters_refuses_those_of_another_agent(tmp_path):
