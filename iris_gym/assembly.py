@@ -257,11 +257,10 @@ def build_dynamics(models: Models, frozen: Frozen) -> Dynamics:
 
 
 def build_imagination(config: IRISConfig, models: Models, frozen: Frozen, generator: torch.Generator) -> Imagination:
-    """Rollouts of the actor in the dream; on a GPU as one CUDA graph, where no row can overflow its context."""
+    """Rollouts of the actor in the dream; on a GPU as one CUDA graph."""
     dynamics = build_dynamics(models, frozen)
     imagination = imagine(dynamics, models.actor_critic, horizon=config.imagination_horizon, generator=generator)
-    fits = config.imagination_horizon <= config.transformer_timesteps
-    if config.accelerate and fits and dynamics.device.type == "cuda":
+    if config.accelerate and dynamics.device.type == "cuda":
         return Captured(imagination, graphs=CUDAGraphs(dynamics.device), generators=[generator])
     return imagination
 

@@ -438,13 +438,9 @@ def test_a_graph_is_captured_on_its_gpu_and_after_a_failure_all_is_as_before(
     assert cuda.default_generators[0].renewed is None
 
 
-@pytest.mark.parametrize(
-    ("changes", "recorded"),
-    [({}, True), ({"accelerate": False}, False), ({"imagination_horizon": 5}, False)],
-    ids=["as it is", "plain", "a context that may overflow"],
-)
-def test_a_gpu_records_rollouts_unless_told_otherwise_or_rows_may_overflow(monkeypatch, changes, recorded):
-    config = IRISConfig.tiny(**changes)
+@pytest.mark.parametrize("recorded", [True, False])
+def test_a_gpu_records_rollouts_unless_told_otherwise(monkeypatch, recorded):
+    config = IRISConfig.tiny(accelerate=recorded)
     models = build_models(config, 3, "cpu")
     monkeypatch.setattr(Dynamics, "device", torch.device("cuda", 1))
     imagination = build_imagination(config, models, freeze(config, models), torch.Generator())
@@ -453,6 +449,8 @@ def test_a_gpu_records_rollouts_unless_told_otherwise_or_rows_may_overflow(monke
 
 
 # Rollouts
+
+HORIZONS = pytest.mark.parametrize("horizon", [4, 9], ids=["within the context", "beyond the context"])
 
 
 def parts(config: IRISConfig, device: torch.device = CPU):
@@ -471,9 +469,10 @@ def assert_same(one, other) -> None:
 
 
 @LAYOUTS
+@HORIZONS
 @pytest.mark.parametrize("precision", ["float32", "bf16"])
-def test_a_recorded_rollout_is_the_plain_one_number_for_number(layout, precision):
-    config = IRISConfig.tiny(sequence_layout=layout, precision=precision)
+def test_a_recorded_rollout_is_the_plain_one_number_for_number(layout, precision, horizon):
+    config = IRISConfig.tiny(sequence_layout=layout, precision=precision, imagination_horizon=horizon)
     models, inputs = parts(config)
     generators = [torch.Generator().manual_seed(5) for _ in range(2)]
     plain, other = (build_imagination(config, models, freeze(config, models), source) for source in generators)
@@ -505,9 +504,10 @@ class ForeignTensors(TorchDispatchMode):
 
 
 @LAYOUTS
-def test_a_rollout_elsewhere_than_on_a_cpu_never_meets_it(layout):
+@HORIZONS
+def test_a_rollout_elsewhere_than_on_a_cpu_never_meets_it(layout, horizon):
     """Tensors without values take a GPU's branches: what came from the host would be a copy at each step there."""
-    config = IRISConfig.tiny(sequence_layout=layout)
+    config = IRISConfig.tiny(sequence_layout=layout, imagination_horizon=horizon)
     models, inputs = parts(config)
     for module in models.by_name().values():
         module.to("meta")
@@ -575,9 +575,10 @@ def test_waiting_for_the_device_would_be_noticed(wait):
 
 
 @LAYOUTS
+@HORIZONS
 @pytest.mark.parametrize("precision", ["float32", "bf16"])
-def test_a_rollout_never_waits_for_the_device(layout, precision):
-    config = IRISConfig.tiny(sequence_layout=layout, precision=precision)
+def test_a_rollout_never_waits_for_the_device(layout, precision, horizon):
+    config = IRISConfig.tiny(sequence_layout=layout, precision=precision, imagination_horizon=horizon)
     models, inputs = parts(config)
     imagination = build_imagination(config, models, freeze(config, models), torch.Generator())
     assert synchronisations(lambda: imagination(*inputs)) == []
@@ -613,15 +614,16 @@ def test_a_pass_of_the_default_dispatches_at_most_125_operations():
 
 @pytest.mark.gpu
 @LAYOUTS
+@HORIZONS
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_graphs_give_what_the_plain_path_gives(layout, temperature, monkeypatch):
+def test_graphs_give_what_the_plain_path_gives(layout, horizon, temperature, monkeypatch):
     monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)  # else sums of a decoder may come in any order
     cuda = torch.device("cuda")
     config = IRISConfig.tiny(sequence_layout=layout, precision="float32")
     models, inputs = parts(config, cuda)
     dynamics = build_dynamics(models, freeze(config, models)).with_options(overflow_context=1, temperature=temperature)
     generators = [torch.Generator(cuda).manual_seed(5) for _ in range(2)]
-    plain, other = (imagine(dynamics, models.actor_critic, horizon=4, generator=source) for source in generators)
+    plain, other = (imagine(dynamics, models.actor_critic, horizon=horizon, generator=source) for source in generators)
     captured = Captured(other, graphs=CUDAGraphs(cuda), generators=[generators[1]])
     for _ in range(3):
         assert_same(captured(*inputs), plain(*inputs))
@@ -654,9 +656,10 @@ def test_no_update_waits_for_the_gpu(accelerated, precision):
 
 
 @pytest.mark.gpu
-def test_no_rollout_waits_for_the_gpu():
+@HORIZONS
+def test_no_rollout_waits_for_the_gpu(horizon):
     cuda = torch.device("cuda")
-    config = IRISConfig.tiny()
+    config = IRISConfig.tiny(imagination_horizon=horizon)
     models, inputs = parts(config, cuda)
     imagination = build_imagination(config, models, freeze(config, models), torch.Generator(cuda))
     assert isinstance(imagination, Captured)

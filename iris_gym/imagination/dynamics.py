@@ -130,7 +130,7 @@ class Dynamics:
         if cache is None:
             cache = self.world_model.transformer.empty_cache(rows)
         tokens = cache.lengths.new_zeros(rows, 1, self.world_model.tokens_per_frame)
-        cache.longest = 0
+        cache.longest, cache.even = 0, False
         return DreamState(tokens, self._nothing_between(tokens), cache)
 
     @torch.no_grad()
@@ -190,10 +190,9 @@ class Dynamics:
 
     def _read(self, frame_tokens: Tensor, between: Tensor, *, room: bool) -> KeyValueCache:
         """Frames (R, n, K) and the tails (R, n-1, T) between them in a cache, with `room` for steps or without."""
-        model, (rows, frames, _) = self.world_model, frame_tokens.shape
-        read = frames * model.tokens_per_step - model.tail_length - 1  # the last token waits for its action
-        cache = model.transformer.empty_cache(rows, None if room else read)
-        model.read_frames(frame_tokens, between, cache)
+        rows, frames, _ = frame_tokens.shape
+        cache = self.world_model.transformer.empty_cache(rows, None if room else self._length(frames))
+        self.world_model.read_frames(frame_tokens, between, cache)
         return cache
 
     def _remember(self, state: DreamState, tail: Tensor, tokens: Tensor, cache: KeyValueCache) -> DreamState:
@@ -206,17 +205,27 @@ class Dynamics:
     def _make_room(self, state: DreamState) -> KeyValueCache:
         """Where a row's next step would not fit, read its last `overflow_context` frames again from position 0.
 
-        Nothing is asked of the device before the host's bound on the lengths says that some row may be full. A full
-        row has at least `overflow_context` frames behind it, so the kept ones are all its own.
+        Nothing is asked of the device where all rows are equally long, as in training, nor before the host's bound on
+        the lengths says that some row may be full. A full row has at least `overflow_context` frames behind it, so the
+        kept ones are all its own.
         """
-        cache, needed = state.cache, self.world_model.tokens_per_step
+        cache, needed, even = state.cache, self.world_model.tokens_per_step, state.cache.even
         if cache.longest + needed <= cache.capacity:
             return cache
-        full = (cache.lengths + needed > cache.capacity).nonzero().squeeze(1)
-        for rows in full.split(REREAD_ROWS) if len(full) else ():
+        if even:
+            full = [slice(first, first + REREAD_ROWS) for first in range(0, len(cache.lengths), REREAD_ROWS)]
+        else:
+            found = (cache.lengths + needed > cache.capacity).nonzero().squeeze(1)
+            full = found.split(REREAD_ROWS) if len(found) else ()
+        for rows in full:
             cache.put(rows, self._read(state.frame_tokens[rows], state.between[rows], room=False))
-        cache.longest = int(cache.lengths.max())
+        cache.longest = self._length(state.frame_tokens.shape[1]) if even else int(cache.lengths.max())
+        cache.even = even
         return cache
+
+    def _length(self, frames: int) -> int:
+        """Tokens that are read of so many frames and what stands between them: the last one waits for its action."""
+        return frames * self.world_model.tokens_per_step - self.world_model.tail_length - 1
 
 
 def _log_probability(logits: Tensor, tokens: Tensor) -> Tensor:

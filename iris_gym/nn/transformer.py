@@ -18,14 +18,16 @@ class KeyValueCache:
 
     `forward_cached` of the transformer writes into the tensor in place and advances `lengths`. `longest` is an upper
     bound of the lengths known to the host: reading only that far saves memory traffic, and asking the device for the
-    lengths would stall it. All places are there from the start, but where plain products read them: these take a part
-    of a tensor only after copying it, so there the tensor grows with what is read, and is always read as a whole.
+    lengths would stall it. Where `even` is True each row is known to be as long as that. All places are there from the
+    start, but where plain products read them: these take a part of a tensor only after copying it, so there the tensor
+    grows with what is read, and is always read as a whole.
     """
 
     keys_values: Tensor  # (layers, 2, B, heads, room, head_dim), room up to `capacity`
     lengths: Tensor  # (B,) int64, tokens read by each row
     longest: int
     capacity: int  # tokens that a row can read
+    even: bool = True  # until rows are replaced
 
     @property
     def sizes(self) -> tuple[int, int, int]:
@@ -51,10 +53,11 @@ class KeyValueCache:
             self.keys_values = grown
 
     def clone(self) -> "KeyValueCache":
-        return KeyValueCache(self.keys_values.clone(), self.lengths.clone(), self.longest, self.capacity)
+        return KeyValueCache(self.keys_values.clone(), self.lengths.clone(), self.longest, self.capacity, self.even)
 
-    def put(self, rows: Tensor, other: "KeyValueCache") -> None:
-        """Replace `rows` (R,) by the R rows of another cache, a smaller one too."""
+    def put(self, rows: Tensor | slice, other: "KeyValueCache") -> None:
+        """Replace `rows`, R of them, by the R rows of another cache, a smaller one too."""
+        self.even = False
         self.reach(max(self.longest, other.longest))
         self.keys_values[:, :, rows, :, : other.longest] = other.keys_values[..., : other.longest, :]
         self.lengths[rows] = other.lengths
@@ -64,6 +67,7 @@ class KeyValueCache:
 
         Which rows these are is not asked of the device.
         """
+        self.even = False
         self.reach(max(self.longest, other.longest))
         mine, theirs = (cache.keys_values[..., : other.longest, :] for cache in (self, other))
         mine.copy_(torch.where(mask[:, None, None, None], theirs[:, :, chosen], mine))
@@ -72,7 +76,7 @@ class KeyValueCache:
     def compact(self) -> "KeyValueCache":
         """A copy with room for nothing more."""
         read = self.keys_values[..., : self.longest, :].clone()
-        return KeyValueCache(read, self.lengths.clone(), self.longest, capacity=self.longest)
+        return KeyValueCache(read, self.lengths.clone(), self.longest, capacity=self.longest, even=self.even)
 
 
 class SelfAttention(nn.Module):

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from iris_gym.errors import UsageError
-from iris_gym.imagination.dynamics import DreamState, Dynamics
+from iris_gym.imagination.dynamics import REREAD_ROWS, DreamState, Dynamics
 from iris_gym.models.tokenizer import Tokenizer
 from iris_gym.models.world_model import WorldModel
 from iris_gym.nn.convnet import strided_decoder, strided_encoder
@@ -143,6 +143,21 @@ def test_the_cache_holds_all_but_the_current_frames_last_token_and_starts_over_w
         state, _ = model.step(state, action)
     # frames read: 1, 2, 3, and then 2 kept and 1 new, again and again
     assert lengths == [[length] * 2 for length in (3, 8, 13, 13, 13, 13)]
+
+
+@pytest.mark.parametrize("rows", [3, REREAD_ROWS, REREAD_ROWS + 1])
+def test_rows_that_are_known_to_be_equally_long_overflow_as_any_others(rows):
+    """One dream over several overflows, and the same asked before each step which of its rows are full."""
+    model = dynamics(timesteps=4, overflow_context=2)
+    known = model.start_from_tokens(first_tokens(rows))
+    asked = known.clone()
+    for action in some_actions(8, rows):
+        asked.cache.even = False
+        known, asked = (model.step(state, action)[0] for state in (known, asked))
+        assert known.cache.even and known.cache.lengths.tolist() == [known.cache.longest] * rows
+        assert torch.equal(known.frame_tokens, asked.frame_tokens)
+        assert known.cache.longest == asked.cache.longest
+        assert torch.equal(known.cache.keys_values, asked.cache.keys_values)
 
 
 def test_rows_at_different_lengths_overflow_independently():

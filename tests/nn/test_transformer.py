@@ -74,6 +74,20 @@ def test_put_replaces_the_chosen_rows_and_leaves_the_others():
 
 
 @torch.no_grad()
+def test_rows_are_even_until_some_are_replaced():
+    model, x = transformer(), inputs(2, 4)
+    cache, other = model.empty_cache(2), model.empty_cache(1)
+    model.forward_cached(x, cache)
+    model.forward_cached(x[:1, :2], other)
+    assert cache.even and cache.clone().even and cache.compact().even
+    masked = cache.clone()
+    masked.put_where(torch.tensor([True, False]), other, torch.tensor([0, 0]))
+    cache.put(torch.tensor([1]), other)
+    for uneven in (cache, masked):
+        assert not (uneven.even or uneven.clone().even or uneven.compact().even)
+
+
+@torch.no_grad()
 def test_a_shorter_row_forgets_what_stood_in_its_place():
     model, old, fresh = transformer(), inputs(1, 10, seed=2), inputs(1, 4, seed=3)
     cache, other = model.empty_cache(1), model.empty_cache(1)
