@@ -88,7 +88,10 @@ def precision_of(name: str, config: IRISConfig, device: torch.device) -> Precisi
 
 
 def readers(plans: Mapping[str, LearnerPlan], config: IRISConfig) -> dict[str, Reader]:
-    """Who reads stored frames through the cache, in the order in which they learn."""
+    """Who reads stored frames through the cache, in the order in which they learn. Nobody where nothing is kept, and
+    each update is timed with all that it computes."""
+    if not config.cache_frames:
+        return {}
     actor_critic = plans["actor_critic"]
     return {
         "world_model": Reader(plans["world_model"]),
@@ -175,10 +178,10 @@ class Bench:
 
     @torch.no_grad()
     def operations_per_transformer_pass(self) -> int:
-        """What reading one more token a row dispatches, embedding and heads left out."""
-        transformer = self.models.world_model.transformer
-        token = torch.zeros(2, 1, self.config.transformer_embed_dim, device=self.device)
+        """What reading one more token a row dispatches in a rollout, embedding and heads left out."""
+        transformer = build_dynamics(self.models, self.frozen).world_model.transformer
         cache = transformer.empty_cache(2)
+        token = cache.keys_values.new_zeros(2, 1, self.config.transformer_embed_dim)
         return count_operations(lambda: transformer.forward_cached(token, cache))
 
     def _learning(self, learner: Learner) -> Phase:
@@ -188,7 +191,7 @@ class Bench:
             lambda: learner.update(self._segment(plan), LATER),
             plan.batch_size,
             "updates",
-            cache=None if learner.name == "autoencoder" else self._cache_use(learner),
+            cache=self._cache_use(learner) if learner.name in self.computed[0] else None,
         )
 
     def _cache_use(self, learner: Learner) -> CacheUse:

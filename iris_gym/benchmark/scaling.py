@@ -7,20 +7,23 @@ from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from stable_baselines3.common.vec_env import VecEnv
+from torch import Tensor, nn
 
 from iris_gym.assembly import build_models, build_replay, choose_device
-from iris_gym.benchmark.measuring import timed
+from iris_gym.benchmark.measuring import PeakMemory, timed
 from iris_gym.benchmark.noise import fill_with_noise
 from iris_gym.benchmark.phases import Bench, bench_env, with_batch
 from iris_gym.benchmark.run import measure
 from iris_gym.config import IRISConfig
 from iris_gym.data.replay import Replay
+from iris_gym.models.tokenizer import Tokenizer
 from iris_gym.training.frame_cache import FrameCache
+from iris_gym.types import FRAME_SHAPE, Segment
 
 SCALES: dict[str, Sequence[int]] = {
     "batch": (1, 4, 16, 64, 256),
@@ -40,6 +43,9 @@ SCALED = {
 SAMPLES = 25
 """Timings of what takes milliseconds and depends on which pages are in memory."""
 
+KNOWN_AT_ONCE = 256
+"""Frames of which a cache is told at once, some more than in an update."""
+
 UPPER = 3
 """Sizes, the largest, through which the exponents are laid: at small ones what is constant hides what grows."""
 
@@ -55,7 +61,7 @@ class Growth:
         return {
             "median_s": self.seconds,
             "exponent": exponent(sizes, self.seconds),
-            "memory_bytes": self.memory,
+            "memory_bytes": self.memory or [None] * len(sizes),
             "memory_exponent": exponent(sizes, self.memory),
         }
 
@@ -133,7 +139,8 @@ def _along_replay(
         for before, size in zip((0, *sizes), sizes, strict=False):
             for name, seconds in _replay_seconds(config, Path(folder), size - before, device, repeats):
                 growths[name].seconds.append(seconds)
-                growths[name].memory.append(None)
+            growths["reopen"].memory.append(_memory(lambda: Replay(Path(folder)).close(), device))
+            growths["look_up"].memory.append(_memory(lambda size=size: _know(size, config, device), device))
             if on_size:
                 on_size(f"replay {size}")
     return {"sizes": list(sizes), "measured": {name: growth.entry(sizes) for name, growth in growths.items()}}
@@ -158,3 +165,37 @@ def _replay_seconds(
         cache.tokens(segment)
         yield "look_up", median(timed(lambda: cache.tokens(segment), device) for _ in range(SAMPLES))
     yield "reopen", median(timed(lambda: Replay(folder).close(), device) for _ in range(repeats))
+
+
+def _memory(run: Callable[[], object], device: torch.device) -> int | None:
+    """Bytes that `run` takes at most; None where the system does not tell."""
+    memory = PeakMemory(device)
+    memory.begin()
+    run()
+    peak = memory.end()
+    return None if peak is None or memory.idle is None else peak - memory.idle
+
+
+def _know(rows: int, config: IRISConfig, device: torch.device) -> None:
+    """Fill a cache with the tokens and the pictures of so many frames, by networks that compute nothing."""
+    cache = FrameCache(cast(Tokenizer, _Instant(config.tokens_per_frame)))
+    for first in range(0, rows, KNOWN_AT_ONCE):
+        chosen = np.arange(first, min(first + KNOWN_AT_ONCE, rows))[:, None]
+        mask = torch.ones(chosen.shape, dtype=torch.bool, device=device)
+        frames = torch.zeros(FRAME_SHAPE, dtype=torch.uint8, device=device).expand(*chosen.shape, *FRAME_SHAPE)
+        nothing = torch.zeros(chosen.shape, device=device)
+        cache.reconstructions(Segment(frames, nothing.long(), nothing, nothing.bool(), mask, chosen))
+
+
+class _Instant(nn.Module):
+    """A tokenizer to which all frames are the same."""
+
+    def __init__(self, tokens_per_frame: int) -> None:
+        super().__init__()
+        self.tokens_per_frame = tokens_per_frame
+
+    def encode(self, frames: Tensor) -> Tensor:
+        return torch.zeros(len(frames), self.tokens_per_frame, dtype=torch.int64, device=frames.device)
+
+    def decode(self, tokens: Tensor) -> Tensor:
+        return torch.zeros(len(tokens), *FRAME_SHAPE, device=tokens.device)

@@ -26,9 +26,10 @@ class FrameCache:
     """Tokens and reconstructions of the replay's frames, for as long as the tokenizer stays as it is.
 
     The world model and the actor-critic learn while the tokenizer is frozen, so each frame is encoded and decoded at
-    most once between two of its updates, when it is first asked for. Reconstructions are kept as uint8, as the frames
-    themselves are. Segments that are not from a replay are computed anew each time. `frozen` is what to compute with
-    instead of the tokenizer itself, whose copy it holds. Without `keep` everything is computed anew each time.
+    most once between two of its updates, when it is first asked for; only what fills up a batch is computed again.
+    Reconstructions are kept as uint8, as the frames themselves are. Segments that are not from a replay are computed
+    anew each time. `frozen` is what to compute with instead of the tokenizer itself, whose copy it holds. Without
+    `keep` everything is computed anew each time.
     """
 
     def __init__(self, tokenizer: Tokenizer, frozen: FrozenCopy | None = None, *, keep: bool = True) -> None:

@@ -72,6 +72,12 @@ def test_amortised_is_what_the_epoch_computes_in_which_collection_ends(bench):
     assert made.computed_in_all()["world_model"].encoded == pytest.approx(80 + 3 * 100)  # it starts in the second
 
 
+def test_without_a_cache_an_update_is_timed_with_all_its_frames_and_no_more_is_added(bench):
+    made = bench(IRISConfig.tiny(cache_frames=False))
+    assert made.phase("world_model").cache is None and made.phase("actor_critic").cache is None
+    assert made.computed_in_all() == {}
+
+
 def test_counting_what_is_novel_is_an_epochs_work_and_no_updates(bench):
     """An update is timed without it, and the frames that it has encoded are in the projection."""
     config = IRISConfig.tiny(novelty_weight=1.0, autoencoder_updates_per_epoch=1)
