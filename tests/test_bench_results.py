@@ -143,12 +143,54 @@ def test_what_frames_that_are_not_cached_cost(text):
 @pytest.mark.parametrize(
     "file, words",
     [
-        ("beside_public_zen4", "at up to {float32} GFLOP/s in float32 and {bf16} in bf16"),
-        ("beside_public_zen3", "at up to {float32} GFLOP/s in float32"),
+        ("beside_public", "at up to {float32:,} GFLOP/s in float32 and {bf16:,} in bf16"),
+        ("beside_public_zen4", "at up to {float32:,} GFLOP/s in float32 and {bf16:,} in bf16"),
+        ("beside_public_zen3", "at up to {float32:,} GFLOP/s in float32"),
     ],
 )
-def test_the_peaks_of_the_other_machines(file, words, text):
+def test_the_peaks_of_the_machines(file, words, text):
     """The highest that was measured: other work on the machine can only lower it."""
     peaks = [run["matrix_product_flops"] for runs in RUNS[file]["here"].values() for run in runs]
     highest = {dtype: max(round(peak[dtype] / 1e9) for peak in peaks) for dtype in peaks[0]}
     assert words.format(**highest) in text
+
+
+def test_the_projection_is_that_of_the_epochs_that_were_trained(text):
+    checks = json.loads((ROOT / "examples/bench_results/check_epochs_zen4.json").read_text())
+    seconds = [
+        (sum(checks[preset]["real_s"].values()), sum(checks[preset]["projected_s"].values()))
+        for preset in ("small", "default")
+    ]
+    (small, small_projected), (default, default_projected) = seconds
+    assert (
+        f"two epochs of `small` took {small:.1f} s where {small_projected:.1f} s were projected, and two of `default`, "
+        f"with smaller batches and fewer updates, {default:.1f} s where {default_projected:.1f} s were projected"
+        in text
+    )
+    apart = [abs(ratio - 1) for preset in ("small", "default") for ratio in checks[preset]["ratios"].values()]
+    assert f"each phase took within {100 * max(apart):.0f} % of what was projected" in text
+    assert all(abs(checks[preset]["ratio"] - 1) < 0.15 for preset in ("small", "default"))
+
+
+def test_what_takes_longest(text):
+    profiles = json.loads((ROOT / "examples/bench_results/profile_zen4.json").read_text())
+    seconds = {name: profiles[name]["phases"]["imagination"]["median_s"] for name in ("fast", "plain")}
+    shares = {}
+    for name in seconds:
+        profile = profiles[name]["phases"]["imagination"]["profile"]
+        shares[name] = {
+            each["name"].removeprefix("aten::"): f"{100 * each['self_s'] / profile['busy_s']:.0f} %"
+            for each in profile["operations"]
+        }
+    fast, plain = shares["fast"], shares["plain"]
+    assert (
+        f"takes {seconds['fast']:.2f} s in bf16, of which convolutions have {fast['mkldnn_convolution']}, the layers' "
+        f"products {fast['addmm']} and those with keys and values {fast['bmm']}. With `--no-accelerate` it takes "
+        f"{seconds['plain']:.1f} s: convolutions {plain['mkldnn_convolution']}, the layers' products {plain['addmm']}, "
+        f"fused attention {plain['_scaled_dot_product_flash_attention_for_cpu']}." in text
+    )
+    passes = {name: profiles[name]["operations_per_transformer_pass"] for name in shares}
+    assert (
+        f"Reading one more token a row dispatches {passes['plain']} operations in float32, views left out, where the "
+        f"public transformer's takes 239, and {passes['fast']} in bf16 on a CPU" in text
+    )
