@@ -332,6 +332,8 @@ def test_what_an_ablation_changes_is_as_the_readme_says(study, ablated, readme):
     assert max(means("gradient codebook") + means("context of 2")) < 1.5
     assert "learning at its full rate left one of two seeds below one brick" in readme
     assert [value < 1 for value in means("tokenizer never settles")] == [True, False]
+    assert "one that freezes after its first epochs loses nothing within 3,000 steps" in readme
+    assert mean(means("tokenizer freezes")) > mean(means(None)) - 0.05
     assert "Without the reset of dead codes, and without burn-in, one of two seeds took longer to come as far" in readme
     for name in ("no dead-code reset", "no burn-in"):
         behind = [one < other - 0.5 for one, other in zip(means(name, 2000), means(None, 2000), strict=True)]
