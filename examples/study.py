@@ -4,7 +4,8 @@ python examples/study.py --out results                  # all of it; an interrup
 python examples/study.py --out results --longer 100000  # and how long the others take to get as far
 python examples/study.py --out results --figures        # the table and figures of what there is
 python examples/study.py --out ablations --ablations --steps 3000 --environments MinAtar-Breakout  # what carries IRIS
-python examples/study.py --out ablations --ablations --parts "no burn-in" "horizon of 5"           # one or two parts
+
+With `--ablations`, `--parts "no burn-in" "horizon of 5"` runs these alone.
 
 Each agent, environment and seed leaves one JSON file in the folder; `study_results` has those behind the README's
 figures. The parts are in `study_parts`.
@@ -50,6 +51,8 @@ def main(
     figures: bool = False,
 ) -> None:
     """Run what has no result in `out` yet, `jobs` at once, each on one core, then write the table and the figures."""
+    if parts != tuple(ABLATIONS) and not ablations:
+        raise UsageError("parts: these are parts of the ablations, and --ablations was not given")
     failed = 0
     if not (figures or ablations):
         chosen = jobs_of(out, sizes, agents, environments, seeds)

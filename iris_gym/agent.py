@@ -235,6 +235,7 @@ class IRISAgent(HubAgent, PublishedAgent, BaseAlgorithm):
             self.models,
             temperature=self.config.eval_temperature,
             generator=self.streams.predicting,
+            on_load=self._refresh_collector,
         )
         self.trainer = build_trainer(
             self.config,
@@ -715,7 +716,11 @@ class IRISAgent(HubAgent, PublishedAgent, BaseAlgorithm):
         else:
             snapshot = read_snapshot(load_path_or_dict, check_stored)
             checkpoint.load_modules(self.models.by_name(), snapshot.weights, repr(str(load_path_or_dict)))
-        if self.trainer.collector is not None:  # it may act with a copy
+        self._refresh_collector()
+
+    def _refresh_collector(self) -> None:
+        """After weights were loaded: it may act with a copy of them."""
+        if self.trainer.collector is not None:
             self.trainer.collector.policy.refresh()
 
     def _snapshot(self) -> Snapshot:

@@ -68,8 +68,8 @@ class IRISConfig:
     dead_code_threshold: int = 100
     """Updates after which an unused code of the codebook ema is put on an encoder output. 0: never."""
     autoencoder_learning_rate: float = 1e-4
-    """Of Adam. Small networks that have thousands of updates, and not a hundred thousand, need it ten times as high; so
-    do the other two learning rates."""
+    """Of Adam. With small networks and thousands of updates instead of a hundred thousand it wants to be higher, as the
+    other two learning rates do: `small` has twenty times as much, and ten times as much of those."""
     autoencoder_adam_beta2: float = 0.999
     """Decay of Adam's second moments, below 1. A lower one forgives single bad batches sooner, as small ones are."""
     autoencoder_batch_size: int = 256
@@ -199,8 +199,8 @@ class IRISConfig:
     `autoencoder_learning_rate`."""
 
     random_steps: int = 0
-    """Environment steps at the beginning whose actions are uniformly random: the first models then learn from all that
-    an environment does, and not from what an untrained policy happens to prefer."""
+    """Environment steps at the beginning whose actions are uniformly random: the first models then learn from what
+    these meet, and not from what an untrained policy happens to prefer."""
     epsilon: float = 0.01
     """Share of uniformly random actions while collecting: whatever the policy is sure of, each is tried at times."""
     collect_temperature: float = 1.0

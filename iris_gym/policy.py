@@ -1,5 +1,6 @@
 """`IRISPolicy`: the agent's networks as a Stable-Baselines3 policy."""
 
+from collections.abc import Callable
 from typing import Any, cast
 
 import numpy as np
@@ -21,7 +22,7 @@ class IRISPolicy(BasePolicy):
     """Tokenizer, world model and actor-critic as a Stable-Baselines3 policy; its parameters are all of the agent's.
 
     Actions are sampled at `temperature` from `generator`, a random stream of its own, so that predicting never
-    changes training.
+    changes training. `on_load` is called after parameters were loaded from a vector.
     """
 
     def __init__(
@@ -32,6 +33,7 @@ class IRISPolicy(BasePolicy):
         *,
         temperature: float,
         generator: torch.Generator,
+        on_load: Callable[[], None],
     ) -> None:
         super().__init__(observation_space, action_space)
         self.tokenizer = models.tokenizer
@@ -40,6 +42,7 @@ class IRISPolicy(BasePolicy):
         self.acting = Policy(models.tokenizer, models.actor_critic)
         self.temperature = temperature
         self.generator = generator
+        self.on_load = on_load
 
     def save(self, path: str) -> None:
         """Refused: it would be a pickle, which runs code where it is loaded."""
@@ -51,23 +54,30 @@ class IRISPolicy(BasePolicy):
         raise UsageError(f"path={str(path)!r}: a policy is not loaded by itself; use IRISAgent.load(path).policy")
 
     def parameters_to_vector(self) -> np.ndarray:
-        """All parameters one after another, as `load_from_vector` takes them. Some lie channels last."""
+        """All parameters one after another, as `load_from_vector` takes them. Some lie channels last.
+
+        Buffers, such as the codebook ema, are no parameters, for Stable-Baselines3 either; `IRISAgent.get_parameters`
+        gives all.
+        """
         return torch.cat([parameter.detach().reshape(-1) for parameter in self.parameters()]).cpu().numpy()
 
     @torch.no_grad()
     def load_from_vector(self, vector: np.ndarray) -> None:
         """Set all parameters to what `parameters_to_vector` gave.
 
-        In place, where Stable-Baselines3 would put other tensors: what is computed with copies of them, or was kept of
-        their outputs, notices that they were written to.
+        In place, where Stable-Baselines3 would put other tensors: so it is known that what was kept of the tokenizer's
+        outputs is stale, and a captured graph reads what was loaded.
         """
         parameters = list(self.parameters())
         sizes, values = [parameter.numel() for parameter in parameters], _array("vector", vector)
         if values.shape != (sum(sizes),) or values.dtype.kind not in "fiu":
             raise UsageError(f"vector is {values.dtype} {values.shape}; give real numbers ({sum(sizes)},)")
-        parts = torch.from_numpy(values.astype(np.float32)).split(sizes)
-        for parameter, part in zip(parameters, parts, strict=True):
+        loaded = torch.from_numpy(values).float()
+        if not bool(loaded.isfinite().all()):
+            raise UsageError("vector has numbers that are not finite in float32; give what parameters_to_vector gave")
+        for parameter, part in zip(parameters, loaded.split(sizes), strict=True):
             parameter.copy_(part.view(parameter.shape))
+        self.on_load()
 
     def predict(
         self,

@@ -438,9 +438,13 @@ def test_a_graph_is_captured_on_its_gpu_and_after_a_failure_all_is_as_before(
     assert cuda.default_generators[0].renewed is None
 
 
-@pytest.mark.parametrize("recorded", [True, False])
-def test_a_gpu_records_rollouts_unless_told_otherwise(monkeypatch, recorded):
-    config = IRISConfig.tiny(accelerate=recorded)
+@pytest.mark.parametrize(
+    ("changes", "recorded"),
+    [({}, True), ({"accelerate": False}, False), ({"imagination_horizon": 5}, True)],
+    ids=["as it is", "plain", "a context that overflows"],
+)
+def test_a_gpu_records_rollouts_unless_told_otherwise(monkeypatch, changes, recorded):
+    config = IRISConfig.tiny(**changes)
     models = build_models(config, 3, "cpu")
     monkeypatch.setattr(Dynamics, "device", torch.device("cuda", 1))
     imagination = build_imagination(config, models, freeze(config, models), torch.Generator())

@@ -918,10 +918,17 @@ def test_parameters_travel_through_get_and_set(pong, tmp_path):
     assert_same_weights(pong, other)
 
 
-def test_parameters_that_are_set_amid_a_collection_are_acted_with():
-    agent, other = new_agent(), new_agent(seed=1)
+@pytest.mark.parametrize(
+    "load",
+    [
+        lambda agent, other: agent.set_parameters(other.get_parameters()),
+        lambda agent, other: agent.policy.load_from_vector(other.policy.parameters_to_vector()),
+    ],
+)
+def test_parameters_that_are_set_amid_a_collection_are_acted_with(load):
+    agent, other = new_agent(codebook="gradient"), new_agent(codebook="gradient", seed=1)
     quiet_learn(agent, 20, Recorder(stop_at=10))
-    agent.set_parameters(other.get_parameters())
+    load(agent, other)
     frames = torch.from_numpy(pictures(4, (3, 64, 64)))
     acting = agent.trainer.collector.policy
     ours, theirs = (policy.logits(frames, policy.initial_state(4))[0] for policy in (acting, other.policy.acting))
@@ -950,6 +957,17 @@ def test_what_was_kept_of_the_tokenizer_is_dropped_when_a_vector_is_loaded():
 def test_a_vector_of_another_size_or_kind_is_refused(vector):
     with pytest.raises(UsageError, match=r"vector is .*; give real numbers \(\d+,\)"):
         new_agent().policy.load_from_vector(vector)
+
+
+@pytest.mark.parametrize("number", [np.nan, 1e300])
+def test_a_vector_with_numbers_that_are_not_finite_is_refused_whole(number):
+    agent = new_agent()
+    before = weights(agent)
+    vector = agent.policy.parameters_to_vector().astype(np.float64) + 1
+    vector[-1] = number
+    with pytest.raises(UsageError, match="vector has numbers that are not finite"):
+        agent.policy.load_from_vector(vector)
+    assert all(torch.equal(before[name], value) for name, value in weights(agent).items())
 
 
 def test_set_parameters_refuses_those_of_another_agent(tmp_path):

@@ -264,5 +264,7 @@ def test_each_ablation_of_the_study_is_a_usable_config(monkeypatch):
     for config in configs:
         config.validate()
     assert [job.ablation for job in chosen] == [None, *jobs.ABLATIONS]
+    some = jobs.ablation_jobs(Path("results"), jobs.Sizes(), ["MinAtar-Breakout"], [0], ["no burn-in"])
+    assert [job.ablation for job in some] == [None, "no burn-in"]
     assert all(config != configs[0] for config in configs[1:])
     assert len({job.file for job in chosen}) == len(chosen)

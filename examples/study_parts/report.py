@@ -50,9 +50,10 @@ def _processor() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines()
     except OSError:
-        return platform.processor()
-    fields = dict(map(str.strip, line.split(":", 1)) for line in lines if ":" in line)
-    return ", ".join(f"{name} {fields[name]}" for name in PROCESSOR_FIELDS if name in fields)
+        return platform.processor() or platform.machine()
+    fields = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+    known = ", ".join(f"{name} {fields[name]}" for name in PROCESSOR_FIELDS if name in fields)
+    return known or platform.processor() or platform.machine()  # only x86 has these fields
 
 
 def _commit() -> str | None:

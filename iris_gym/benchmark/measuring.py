@@ -100,6 +100,11 @@ class PeakMemory:
         return None if self.idle is None else _resident_set("VmHWM")
 
 
+def beyond(idle: int | None, peak: int | None) -> int | None:
+    """Bytes of `peak` beyond the `idle` ones; None where one of them is not known."""
+    return None if idle is None or peak is None else peak - idle
+
+
 def _return_freed_memory() -> None:
     if platform.libc_ver()[0] == "glibc":
         ctypes.CDLL(None).malloc_trim(0)

@@ -12,8 +12,8 @@ FORMULA = (
     "tokens or pictures are not known since the tokenizer last changed, an epoch of n segments of L frames computes "
     "U (1 - (1 - L / N)^n), for the world model first, whose tokens the actor-critic finds; with "
     "novelty_weight it encodes those it counts, too. A first epoch's updates are taken to cost what later ones do. "
-    "Not in it: evaluations, whose games may take any number of steps, "
-    "checkpoints and pictures"
+    "Not in it: evaluations, whose games may take any number of steps, checkpoints and pictures, and without "
+    "cache_frames, where the medians hold all else, the counting of novelty_weight"
 )
 
 

@@ -14,6 +14,7 @@ from iris_gym.assembly import build_replay, choose_device
 from iris_gym.benchmark.measuring import (
     PeakMemory,
     Precision,
+    beyond,
     count_flops,
     machine,
     matrix_product_peak,
@@ -45,9 +46,7 @@ class Timing:
     @property
     def own_memory(self) -> int | None:
         """Bytes that the phase took beyond those in use before it."""
-        if self.peak_memory is None or self.idle_memory is None:
-            return None
-        return self.peak_memory - self.idle_memory
+        return beyond(self.idle_memory, self.peak_memory)
 
     def entry(self, phase: Phase, peaks: Mapping[Precision, float]) -> dict[str, Any]:
         """The phase's part of the result; `peaks` are the machine's matrix product's operations a second."""

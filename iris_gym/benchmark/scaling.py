@@ -15,7 +15,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor, nn
 
 from iris_gym.assembly import build_models, build_replay, choose_device
-from iris_gym.benchmark.measuring import PeakMemory, timed
+from iris_gym.benchmark.measuring import PeakMemory, beyond, timed
 from iris_gym.benchmark.noise import fill_with_noise
 from iris_gym.benchmark.phases import Bench, bench_env, with_batch
 from iris_gym.benchmark.run import measure
@@ -43,7 +43,7 @@ SCALED = {
 SAMPLES = 25
 """Timings of what takes milliseconds and depends on which pages are in memory."""
 
-KNOWN_AT_ONCE = 256
+ROWS_AT_ONCE = 256
 """Frames of which a cache is told at once, some more than in an update."""
 
 UPPER = 3
@@ -85,8 +85,9 @@ def scaling(
 ) -> dict[str, Any]:
     """Measure along each of `SCALES`, everything else as in the config.
 
-    Updates are with cached frames. Along the horizon the world model's context is as long as the longest rollout, or
-    the others would be cut; along the context the horizon stays. `on_size` is called after each size of each scale.
+    Updates are with cached frames, where frames are cached. Along the horizon the world model's context is as long as
+    the longest rollout, which would else read a part of it again and again; along the context the horizon stays.
+    `on_size` is called after each size of each scale.
 
     Returns:
         What `--json` writes: by scale its `sizes`, and by what was measured `median_s` and `memory_bytes` beyond what
@@ -140,7 +141,7 @@ def _along_replay(
             for name, seconds in _replay_seconds(config, Path(folder), size - before, device, repeats):
                 growths[name].seconds.append(seconds)
             growths["reopen"].memory.append(_memory(lambda: Replay(Path(folder)).close(), device))
-            growths["look_up"].memory.append(_memory(lambda size=size: _know(size, config, device), device))
+            growths["look_up"].memory.append(_memory(lambda size=size: _fill_cache(size, config, device), device))
             if on_size:
                 on_size(f"replay {size}")
     return {"sizes": list(sizes), "measured": {name: growth.entry(sizes) for name, growth in growths.items()}}
@@ -172,22 +173,21 @@ def _memory(run: Callable[[], object], device: torch.device) -> int | None:
     memory = PeakMemory(device)
     memory.begin()
     run()
-    peak = memory.end()
-    return None if peak is None or memory.idle is None else peak - memory.idle
+    return beyond(memory.idle, memory.end())
 
 
-def _know(rows: int, config: IRISConfig, device: torch.device) -> None:
+def _fill_cache(rows: int, config: IRISConfig, device: torch.device) -> None:
     """Fill a cache with the tokens and the pictures of so many frames, by networks that compute nothing."""
-    cache = FrameCache(cast(Tokenizer, _Instant(config.tokens_per_frame)))
-    for first in range(0, rows, KNOWN_AT_ONCE):
-        chosen = np.arange(first, min(first + KNOWN_AT_ONCE, rows))[:, None]
+    cache = FrameCache(cast(Tokenizer, _TrivialTokenizer(config.tokens_per_frame)))
+    for first in range(0, rows, ROWS_AT_ONCE):
+        chosen = np.arange(first, min(first + ROWS_AT_ONCE, rows))[:, None]
         mask = torch.ones(chosen.shape, dtype=torch.bool, device=device)
         frames = torch.zeros(FRAME_SHAPE, dtype=torch.uint8, device=device).expand(*chosen.shape, *FRAME_SHAPE)
         nothing = torch.zeros(chosen.shape, device=device)
         cache.reconstructions(Segment(frames, nothing.long(), nothing, nothing.bool(), mask, chosen))
 
 
-class _Instant(nn.Module):
+class _TrivialTokenizer(nn.Module):
     """A tokenizer to which all frames are the same."""
 
     def __init__(self, tokens_per_frame: int) -> None:

@@ -18,7 +18,7 @@ class KeyValueCache:
 
     `forward_cached` of the transformer writes into the tensor in place and advances `lengths`. `longest` is an upper
     bound of the lengths known to the host: reading only that far saves memory traffic, and asking the device for the
-    lengths would stall it. Where `even` is True each row is known to be as long as that. All places are there from the
+    lengths would stall it. Where `even` is True each row is as long as that. All places are there from the
     start, but where plain products read them: these take a part of a tensor only after copying it, so there the tensor
     grows with what is read, and is always read as a whole.
     """
@@ -27,7 +27,7 @@ class KeyValueCache:
     lengths: Tensor  # (B,) int64, tokens read by each row
     longest: int
     capacity: int  # tokens that a row can read
-    even: bool = True  # until rows are replaced
+    even: bool  # whether all rows are known to be equally long
 
     @property
     def sizes(self) -> tuple[int, int, int]:
@@ -53,7 +53,9 @@ class KeyValueCache:
             self.keys_values = grown
 
     def clone(self) -> "KeyValueCache":
-        return KeyValueCache(self.keys_values.clone(), self.lengths.clone(), self.longest, self.capacity, self.even)
+        return KeyValueCache(
+            self.keys_values.clone(), self.lengths.clone(), self.longest, self.capacity, even=self.even
+        )
 
     def put(self, rows: Tensor | slice, other: "KeyValueCache") -> None:
         """Replace `rows`, R of them, by the R rows of another cache, a smaller one too."""
@@ -190,4 +192,4 @@ class Transformer(nn.Module):
         room = rounded_span(1, capacity) if by_products(weight) else capacity
         keys_values = weight.new_zeros(len(self.blocks), 2, batch, heads, room, weight.shape[1] // heads)
         lengths = torch.zeros(batch, dtype=torch.int64, device=weight.device)
-        return KeyValueCache(keys_values, lengths, 0, capacity)
+        return KeyValueCache(keys_values, lengths, 0, capacity, even=True)

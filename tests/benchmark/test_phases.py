@@ -14,7 +14,7 @@ from iris_gym.nn.perceptual import UntrainedLPIPS
 from iris_gym.training.frame_cache import CPU_BATCH
 from iris_gym.training.hard_examples import CANDIDATES
 
-CPU = torch.device("cpu")
+CPU, PRECISIONS = torch.device("cpu"), ("float32", "bf16")
 
 
 @pytest.fixture
@@ -76,6 +76,11 @@ def test_without_a_cache_an_update_is_timed_with_all_its_frames_and_no_more_is_a
     made = bench(IRISConfig.tiny(cache_frames=False))
     assert made.phase("world_model").cache is None and made.phase("actor_critic").cache is None
     assert made.computed_in_all() == {}
+
+
+def test_a_pass_is_counted_in_the_precision_of_a_rollout(bench):
+    counts = {name: bench(IRISConfig.tiny(precision=name)).operations_per_transformer_pass() for name in PRECISIONS}
+    assert counts["bf16"] > counts["float32"]  # plain products instead of fused attention
 
 
 def test_counting_what_is_novel_is_an_epochs_work_and_no_updates(bench):

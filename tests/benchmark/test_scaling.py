@@ -1,6 +1,7 @@
 import platform
 
 import pytest
+import torch
 
 from iris_gym import IRISConfig
 from iris_gym.benchmark import scaling as module
@@ -55,6 +56,14 @@ def test_every_scale_is_measured_size_by_size(monkeypatch):
         for growth in scale["measured"].values():
             assert len(growth["median_s"]) == len(growth["memory_bytes"]) == len(sizes[name])
             assert all(seconds > 0 for seconds in growth["median_s"])
+
+
+@pytest.mark.skipif(platform.system() != "Linux", reason="only Linux tells how much memory was in use at most")
+def test_the_memory_of_a_cache_is_that_of_all_its_frames():
+    config, rows = IRISConfig.tiny(), 4_000
+    a_frame = 64 * 64 * 3 + 8 * config.tokens_per_frame
+    taken = module._memory(lambda: module._fill_cache(rows, config, torch.device("cpu")), torch.device("cpu"))
+    assert rows * a_frame < taken < 6 * rows * a_frame
 
 
 def test_only_what_grows_is_changed():
