@@ -156,13 +156,25 @@ def test_how_long_each_takes_to_get_as_far(readme):
     assert "IRIS is there first in the three rooms, and after PPO and RecurrentPPO in Breakout" in readme
     assert [row[3].count(">") for row in rows if row[0] == "IRIS"] == [1, 2, 1, 1]
     assert "But a seed or two of it are not there within 10,000 steps" in readme
-    assert "as did the three of RecurrentPPO in Empty-Random-6x6 that were not there at 10,000" in readme
+    assert "RecurrentPPO's in Empty-Random-6x6 and LavaGapS5 as well, but to 30,000 at most" in readme
     recurrent = [
         json.loads(file.read_text()) for file in (RESULTS / "steps_10000").glob("recurrent_ppo__longer__*.json")
     ]
-    assert {(run["environment"], run["seed"], run["reached"]) for run in recurrent} == {
-        (RANDOM, seed, True) for seed in (0, 2, 3)
+    reached = {room: {run["seed"]: run["reached"] for run in recurrent if run["environment"] == room} for room in SHOWN}
+    assert reached == {
+        EMPTY: {},
+        RANDOM: dict.fromkeys(range(5), True),
+        LAVA: {0: False, 1: True, 2: False, 3: False, 4: True},
+        BREAKOUT: {},
     }
+    assert (
+        "Of RecurrentPPO's seeds two of five are there within 30,000 in LavaGapS5; the others have not got beyond "
+        "0.179" in readme
+    )
+    lost = [run for run in recurrent if not run["reached"]]
+    assert {run["points"][-1]["env_steps"] for run in lost} == {30000}
+    best = [played["mean"] for run in lost for point in run["points"] for played in point["evaluations"].values()]
+    assert f"{max(best):.3f}" == "0.179"
     results = [json.loads(file.read_text()) for file in (RESULTS / "steps_10000").glob("ppo__longer__*.json")]
     lasts = [result["points"][-1] for result in results]
     assert all(
