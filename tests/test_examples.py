@@ -238,6 +238,14 @@ def test_study_report(tmp_path, monkeypatch):
         report.write_report(folder, jobs.Sizes(**sizes), jobs.AGENTS, ["MiniGrid-Empty-5x5"], range(5))
 
 
+def test_parts_of_ablations_that_are_not_asked_for_are_refused(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(EXAMPLES)
+    study = importlib.import_module("study")
+    with pytest.raises(UsageError, match="parts: .* --ablations was not given"):
+        study.main(tmp_path / "results", study.Sizes(), parts=("no burn-in",))
+    assert not (tmp_path / "results").exists()
+
+
 def test_a_model_plays_at_a_temperature(monkeypatch):
     """Logits of 0 and 1: at temperature 1 the second action has probability 0.731, at 0.5 0.881."""
     monkeypatch.syspath_prepend(EXAMPLES)

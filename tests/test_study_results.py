@@ -168,6 +168,19 @@ def test_how_long_each_takes_to_get_as_far(readme):
         BREAKOUT: {},
     }
     assert (
+        "So the first 10,000 steps are those above in Empty-5x5 alone, and in RecurrentPPO's seeds 0, 2, 3 and 4 of "
+        "Empty-Random-6x6" in readme
+    )
+    same = set()
+    for file in (RESULTS / "steps_10000").glob("*__longer__*.json"):
+        runs = (json.loads(path.read_text()) for path in (file, file.with_name(file.name.replace("__longer", ""))))
+        longer, plain = ([point["evaluations"] for point in run["points"]] for run in runs)
+        if all(one == other for one, other in zip(longer, plain, strict=False)):
+            same.add(tuple(file.stem.split("__longer__")))
+    assert same == {("ppo", f"{EMPTY}__{seed}") for seed in range(5)} | {
+        ("recurrent_ppo", f"{RANDOM}__{seed}") for seed in (0, 2, 3, 4)
+    }
+    assert (
         "Of RecurrentPPO's seeds two of five are there within 30,000 in LavaGapS5; the others have not got beyond "
         "0.179" in readme
     )
