@@ -72,7 +72,7 @@ class IRISPolicy(BasePolicy):
         sizes, values = [parameter.numel() for parameter in parameters], _array("vector", vector)
         if values.shape != (sum(sizes),) or values.dtype.kind not in "fiu":
             raise UsageError(f"vector is {values.dtype} {values.shape}; give real numbers ({sum(sizes)},)")
-        loaded = torch.from_numpy(values).float()
+        loaded = torch.from_numpy(values.astype(np.float64)).float()  # torch takes few of NumPy's kinds, none read-only
         if not bool(loaded.isfinite().all()):
             raise UsageError("vector has numbers that are not finite in float32; give what parameters_to_vector gave")
         for parameter, part in zip(parameters, loaded.split(sizes), strict=True):

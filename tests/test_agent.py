@@ -919,14 +919,15 @@ def test_parameters_travel_through_get_and_set(pong, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "load",
+    ("codebook", "load"),
     [
-        lambda agent, other: agent.set_parameters(other.get_parameters()),
-        lambda agent, other: agent.policy.load_from_vector(other.policy.parameters_to_vector()),
+        ("ema", lambda agent, other: agent.set_parameters(other.get_parameters())),
+        ("gradient", lambda agent, other: agent.policy.load_from_vector(other.policy.parameters_to_vector())),
     ],
+    ids=["all there are", "a vector, without buffers"],
 )
-def test_parameters_that_are_set_amid_a_collection_are_acted_with(load):
-    agent, other = new_agent(codebook="gradient"), new_agent(codebook="gradient", seed=1)
+def test_parameters_that_are_set_amid_a_collection_are_acted_with(codebook, load):
+    agent, other = new_agent(codebook=codebook), new_agent(codebook=codebook, seed=1)
     quiet_learn(agent, 20, Recorder(stop_at=10))
     load(agent, other)
     frames = torch.from_numpy(pictures(4, (3, 64, 64)))
@@ -957,6 +958,15 @@ def test_what_was_kept_of_the_tokenizer_is_dropped_when_a_vector_is_loaded():
 def test_a_vector_of_another_size_or_kind_is_refused(vector):
     with pytest.raises(UsageError, match=r"vector is .*; give real numbers \(\d+,\)"):
         new_agent().policy.load_from_vector(vector)
+
+
+@pytest.mark.parametrize("dtype", ["<f4", ">f8", np.longdouble, np.uint16])
+def test_a_vector_may_be_read_only_and_of_any_real_numbers(dtype):
+    policy = new_agent().policy
+    vector = np.arange(policy.parameters_to_vector().size).clip(0, 9).astype(dtype)
+    vector.setflags(write=False)
+    policy.load_from_vector(vector)
+    assert np.array_equal(policy.parameters_to_vector(), vector.astype(np.float32))
 
 
 @pytest.mark.parametrize("number", [np.nan, 1e300])

@@ -18,9 +18,9 @@ class KeyValueCache:
 
     `forward_cached` of the transformer writes into the tensor in place and advances `lengths`. `longest` is an upper
     bound of the lengths known to the host: reading only that far saves memory traffic, and asking the device for the
-    lengths would stall it. Where `even` is True each row is as long as that. All places are there from the
-    start, but where plain products read them: these take a part of a tensor only after copying it, so there the tensor
-    grows with what is read, and is always read as a whole.
+    lengths would stall it. Where `even` is True each row is as long as that. All places are there from the start, but
+    where plain products read them: these take a part of a tensor only after copying it, so there the tensor grows with
+    what is read, and is always read as a whole.
     """
 
     keys_values: Tensor  # (layers, 2, B, heads, room, head_dim), room up to `capacity`
