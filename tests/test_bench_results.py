@@ -141,18 +141,19 @@ def test_what_frames_that_are_not_cached_cost(text):
 
 
 @pytest.mark.parametrize(
-    "file, words",
+    "file, dtype, words",
     [
-        ("beside_public", "at up to {float32:,} GFLOP/s in float32 and {bf16:,} in bf16"),
-        ("beside_public_zen4", "at up to {float32:,} GFLOP/s in float32 and {bf16:,} in bf16"),
-        ("beside_public_zen3", "at up to {float32:,} GFLOP/s in float32"),
+        ("beside_public", "float32", "GFLOP/s in float32"),
+        ("beside_public", "bf16", "in bf16"),
+        ("beside_public_zen4", "float32", "GFLOP/s in float32"),
+        ("beside_public_zen4", "bf16", "in bf16"),
+        ("beside_public_zen3", "float32", "GFLOP/s in float32"),
     ],
 )
-def test_the_peaks_of_the_machines(file, words, text):
-    """The highest that was measured: other work on the machine can only lower it."""
-    peaks = [run["matrix_product_flops"] for runs in RUNS[file]["here"].values() for run in runs]
-    highest = {dtype: max(round(peak[dtype] / 1e9) for peak in peaks) for dtype in peaks[0]}
-    assert words.format(**highest) in text
+def test_the_peaks_of_the_machines(file, dtype, words, text):
+    runs = [run for runs in RUNS[file]["here"].values() for run in runs]
+    peaks = [round(run["matrix_product_flops"][dtype] / 1e9) for run in runs]
+    assert f"at {min(peaks):,} to {max(peaks):,} {words}" in text
 
 
 def test_the_projection_is_that_of_the_epochs_that_were_trained(text):
