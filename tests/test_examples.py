@@ -14,6 +14,8 @@ import torch
 from stable_baselines3 import DQN, PPO
 
 from iris_gym import IRISAgent, IRISConfig, UsageError
+from iris_gym.envs import make_vec_env
+from iris_gym.evaluation.real_episodes import play_games
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -138,6 +140,38 @@ def test_world_model_curve(tmp_path):
         assert point["rewards"] == {"negative": 0, "positive": bricks}
         assert point["reward_recall"] == {"negative": None, "positive": correct / bricks if bricks else None}
     assert (tmp_path / "curve" / "curve.png").stat().st_size > 10_000
+
+
+@pytest.mark.slow
+def test_where_it_stops(tmp_path):
+    """Games of the training and new ones, by the bricks that had been broken; counted here anew."""
+    agent = IRISAgent(
+        "MinAtar/Breakout-v1", IRISConfig.tiny(eval_temperature=1.0), seed=0, device="cpu", run_dir=tmp_path / "run"
+    )
+    agent.learn(80)
+    rewards, terminated, _ = agent.replay.latest_outcomes(len(agent.replay))
+    bricks = [int(game.sum()) for game in np.split(rewards, np.flatnonzero(terminated) + 1)[:-1]]
+    env = make_vec_env("MinAtar/Breakout-v1", 8)
+    played = play_games(agent.policy.acting, env, games=20, temperature=1.0, seed=3, max_steps=40)
+    flags = "--run run --out stops.json --games 20 --max-steps 40 --seed 3".split()
+    assert "return so far" in run("where_it_stops.py", *flags, folder=tmp_path)
+    found = json.loads((tmp_path / "stops.json").read_text())
+    [counts] = found["training"]
+    assert counts == {"from": 0} | {f"{level}": bricks.count(level) for level in sorted(set(bricks))}
+
+    rows = found["temperature 1"]
+    before = [(game.rewards.cumsum(0) - game.rewards).numpy() for game in played]
+    assert len(rows) > 1 and [row["return so far"] for row in rows] == sorted(set(np.concatenate(before).tolist()))
+    for row in rows:
+        level = row["return so far"]
+        there = [at == level for at in before]
+        assert row["games"] == sum(at.any() for at in there) and row["frames"] == sum(at.sum() for at in there)
+        frames = torch.cat([game.frames[torch.from_numpy(at)] for game, at in zip(played, there, strict=True)]) / 255
+        error = (agent.models.tokenizer.reconstruct(frames) - frames).square().mean()
+        assert row["pixel error"] == pytest.approx(error.item(), rel=1e-4)
+        over = [game.terminated and bool(at[-1]) for game, at in zip(played, there, strict=True)]
+        assert row["ended"] == sum(over)
+        assert 0 <= row["next frames right"] <= 1 and row["nats"] > 0
 
 
 STUDY = "--out results --preset tiny --steps 100 --episodes 2 --dream-steps 1024".split()
