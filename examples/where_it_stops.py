@@ -64,14 +64,14 @@ def main(run: Path, out: Path = Path("stops.json"), games: int = 100, max_steps:
     """`run` is a run folder with its replay. New games are played as they are evaluated, and as they are collected."""
     agent = IRISAgent.load(run)
     with build_replay(agent.config, run / "replay", device=agent.device) as replay:
-        found = {"config": agent.config.to_dict(), "training": training_games(replay)}
+        found = {"config": agent.config.to_dict(), "seed": seed, "training": training_games(replay)}
     config, play = agent.config, partial(play_games, agent.policy.acting, games=games, seed=seed, max_steps=max_steps)
     env = make_vec_env(config.env, 8, atari_100k=config.atari_100k, preprocessing=config.preprocessing)
     for temperature in (config.eval_temperature, config.collect_temperature):
         found[f"temperature {temperature:g}"] = by_return(agent, play(env, temperature=temperature))
     env.close()
-    out.write_text(json.dumps(found, indent=1))
-    for name in list(found)[1:]:
+    out.write_text(json.dumps(found, indent=1) + "\n")
+    for name in list(found)[2:]:
         print(name, *found[name], sep="\n  ")
 
 

@@ -122,8 +122,11 @@ def test_record_dream(trained, tmp_path):
 @pytest.mark.slow
 def test_bf16_agreement(tmp_path):
     IRISAgent("MiniGrid-Empty-5x5-v0", IRISConfig.tiny(), device="cpu", run_dir=tmp_path / "run").learn(60)
-    answer = run("bf16_agreement.py", "--run", "run", "--rows", "8", folder=tmp_path)
+    answer = run("bf16_agreement.py", "--run", "run", "--out", "found.json", "--rows", "8", folder=tmp_path)
     assert [line.split()[0] for line in answer.splitlines()][:2] == ["encode", "next_token"]
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert (found["env_steps"], found["rows"], found["config"]["env"]) == (60, 8, "MiniGrid-Empty-5x5-v0")
+    assert f"{100 * found['agreement']['encode']:.2f} %" in answer.splitlines()[0]
 
 
 @pytest.mark.slow
