@@ -156,7 +156,10 @@ def test_how_long_each_takes_to_get_as_far(readme):
     assert "IRIS is there first in the three rooms, and after PPO and RecurrentPPO in Breakout" in readme
     assert [row[3].count(">") for row in rows if row[0] == "IRIS"] == [1, 2, 1, 1]
     assert "But a seed or two of it are not there within 10,000 steps" in readme
-    assert "RecurrentPPO's in Empty-Random-6x6 and LavaGapS5 as well, but to 30,000 at most" in readme
+    assert (
+        "RecurrentPPO's in Empty-Random-6x6 and LavaGapS5 as well, and DQN's in Empty-5x5, but to 30,000 at most"
+        in readme
+    )
     recurrent = [
         json.loads(file.read_text()) for file in (RESULTS / "steps_10000").glob("recurrent_ppo__longer__*.json")
     ]
@@ -177,7 +180,7 @@ def test_how_long_each_takes_to_get_as_far(readme):
         longer, plain = ([point["evaluations"] for point in run["points"]] for run in runs)
         if all(one == other for one, other in zip(longer, plain, strict=False)):
             same.add(tuple(file.stem.split("__longer__")))
-    assert same == {("ppo", f"{EMPTY}__{seed}") for seed in range(5)} | {
+    assert same == {(agent, f"{EMPTY}__{seed}") for agent in ("ppo", "dqn") for seed in range(5)} | {
         ("recurrent_ppo", f"{RANDOM}__{seed}") for seed in (0, 2, 3, 4)
     }
     assert (
@@ -188,6 +191,16 @@ def test_how_long_each_takes_to_get_as_far(readme):
     assert {run["points"][-1]["env_steps"] for run in lost} == {30000}
     best = [played["mean"] for run in lost for point in run["points"] for played in point["evaluations"].values()]
     assert f"{max(best):.3f}" == "0.179"
+    files = sorted((RESULTS / "steps_10000").glob("dqn__longer__*.json"))
+    lost = [run for file in files if not (run := json.loads(file.read_text()))["reached"]]
+    assert [file.stem.split("__")[2:] for file in files] == [[EMPTY, f"{seed}"] for seed in range(5)]
+    assert "DQN's three seeds that are not there in Empty-5x5 have 0.206 at most after the first 10,000 steps" in readme
+    later = [point for run in lost for point in run["points"] if point["env_steps"] > 10000]
+    assert [run["points"][-1]["env_steps"] for run in lost] == [30000] * 3 and len(later) == 12
+    assert f"{max(played['mean'] for point in later for played in point['evaluations'].values()):.3f}" == "0.206"
+    processors = {json.loads(file.read_text())["processor"] for file in files}
+    assert len(processors) == 1 and "AMD EPYC" in (named := processors.pop()) and named.endswith("25, model 17")
+    assert "Those in LavaGapS5, of Empty-Random-6x6 seeds 1 and 4, and DQN's are of a Zen 4" in readme
     results = [json.loads(file.read_text()) for file in (RESULTS / "steps_10000").glob("ppo__longer__*.json")]
     lasts = [result["points"][-1] for result in results]
     assert all(
@@ -334,6 +347,34 @@ def test_in_breakout_it_comes_to_three_bricks_and_is_overtaken(behind, study, re
     assert all(max(means_at([result], at, T)[0] for at in (1000, 2000, 3000, 4000, 5000)) >= 3 for result in results)
     means = [study.report.interquartile_mean(means_at(results, at, T))[0] for at in (7000, 10000)]
     assert [f"{value:.2f}" for value in means] == ["3.41", "3.16"]
+
+
+def test_why_it_stops_at_three_bricks(readme):
+    found = {name: json.loads((RESULTS / f"where_it_stops/{name}.json").read_text()) for name in ("small", "frozen")}
+    for name, changes in (("small", {}), ("frozen", {"settled_autoencoder_updates": 0})):
+        config, small = found[name]["config"], IRISConfig.small(**changes).to_dict()
+        assert (config["max_env_steps"], config["env"].rpartition("/")[2]) == (5000, "BreakoutWithoutStickyActions-v1")
+        changed = {"env", "atari_100k", "max_env_steps", "total_epochs", "eval_interval"}  # the study's own
+        assert {key for key in small if config[key] != small[key]} == changed
+    rows = found["small"][T]
+    assert [row["return so far"] for row in rows] == [0, 1, 2, 3]
+    right, error, value = ([row[name] for row in rows] for name in ("next frames right", "pixel error", "value"))
+    assert (
+        f"gets {100 * min(right[:3]):.0f} to {100 * max(right[:3]):.0f} % wholly right up to the third brick and "
+        f"{100 * right[3]:.0f} % behind it, where each of 100 games ends" in readme
+    )
+    assert "grows to two to four times as much" in readme
+    assert [round(error[3] / before) for before in (max(error[:3]), min(error[:3]))] == [2, 4]
+    assert f"the value falls from {value[0]:.1f} to {value[3]:.1f}" in readme and value == sorted(value, reverse=True)
+    levels = {int(level): 0 for part in found["small"]["training"] for level in part if level != "from"}
+    for part in found["small"]["training"]:
+        for level in part.keys() - {"from"}:
+            levels[int(level)] += part[level]
+    came, went_on = (sum(count for level, count in levels.items() if level >= least) for least in (3, 4))
+    assert f"{came} games of its training came there, and {went_on} went on" in readme
+    assert f"which gets {100 * found['frozen'][T][3]['next frames right']:.0f} % right there" in readme
+    for name in found:
+        assert found[name][T][-1]["return so far"] == 3 and [row["ended"] for row in found[name][T]] == [0, 0, 0, 100]
 
 
 @pytest.fixture
