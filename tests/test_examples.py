@@ -15,7 +15,7 @@ from stable_baselines3 import DQN, PPO
 
 from iris_gym import IRISAgent, IRISConfig, UsageError
 from iris_gym.envs import make_vec_env
-from iris_gym.evaluation.real_episodes import play_games
+from iris_gym.evaluation.real_episodes import RealEpisode, play_games
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -148,33 +148,63 @@ def test_world_model_curve(tmp_path):
 @pytest.mark.slow
 def test_where_it_stops(tmp_path):
     """Games of the training and new ones, by the bricks that had been broken; counted here anew."""
-    agent = IRISAgent(
-        "MinAtar/Breakout-v1", IRISConfig.tiny(eval_temperature=1.0), seed=0, device="cpu", run_dir=tmp_path / "run"
-    )
+    config = IRISConfig.tiny(eval_temperature=1.0, collect_temperature=2.0)
+    agent = IRISAgent("MinAtar/Breakout-v1", config, seed=0, device="cpu", run_dir=tmp_path / "run")
     agent.learn(80)
     rewards, terminated, _ = agent.replay.latest_outcomes(len(agent.replay))
     bricks = [int(game.sum()) for game in np.split(rewards, np.flatnonzero(terminated) + 1)[:-1]]
     env = make_vec_env("MinAtar/Breakout-v1", 8)
-    played = play_games(agent.policy.acting, env, games=20, temperature=1.0, seed=3, max_steps=40)
-    flags = "--run run --out stops.json --games 20 --max-steps 40 --seed 3".split()
-    assert "return so far" in run("where_it_stops.py", *flags, folder=tmp_path)
+    flags = "--run run --out stops.json --games 20 --max-steps 14 --seed 3".split()
+    assert "temperature 2" in run("where_it_stops.py", *flags, folder=tmp_path)
     found = json.loads((tmp_path / "stops.json").read_text())
+    assert (found["run"]["seed"], found["run"]["env_steps"], found["settings"]["seed"]) == (0, 80, 3)
     [counts] = found["training"]
     assert counts == {"from": 0} | {f"{level}": bricks.count(level) for level in sorted(set(bricks))}
 
-    rows = found["temperature 1"]
-    before = [(game.rewards.cumsum(0) - game.rewards).numpy() for game in played]
-    assert len(rows) > 1 and [row["return so far"] for row in rows] == sorted(set(np.concatenate(before).tolist()))
-    for row in rows:
-        level = row["return so far"]
-        there = [at == level for at in before]
-        assert row["games"] == sum(at.any() for at in there) and row["frames"] == sum(at.sum() for at in there)
-        frames = torch.cat([game.frames[torch.from_numpy(at)] for game, at in zip(played, there, strict=True)]) / 255
-        error = (agent.models.tokenizer.reconstruct(frames) - frames).square().mean()
-        assert row["pixel error"] == pytest.approx(error.item(), rel=1e-4)
-        over = [game.terminated and bool(at[-1]) for game, at in zip(played, there, strict=True)]
-        assert row["ended"] == sum(over)
-        assert 0 <= row["next frames right"] <= 1 and row["nats"] > 0
+    for temperature in (1.0, 2.0):
+        played = play_games(agent.policy.acting, env, games=20, temperature=temperature, seed=3, max_steps=14)
+        rows, before = found[f"temperature {temperature:g}"], [game.rewards.cumsum(0) - game.rewards for game in played]
+        assert len(rows) > 1 and [row["return"] for row in rows] == torch.cat(before).unique().tolist()
+        assert sum(row["ended"] for row in rows) == sum(game.terminated for game in played) > 0
+        assert sum(row["cut"] for row in rows) == sum(not game.terminated for game in played) > 0
+        for row in rows:
+            there = [at == row["return"] for at in before]
+            assert row["episodes"] == sum(at.any() for at in there) and row["frames"] == sum(at.sum() for at in there)
+            frames = torch.cat([game.frames[at] for game, at in zip(played, there, strict=True)]) / 255
+            error = (agent.models.tokenizer.reconstruct(frames) - frames).square().mean()
+            assert row["squared_error"] == pytest.approx(error.item(), rel=1e-4)
+            assert row["ended"] == sum(game.terminated and bool(at[-1]) for game, at in zip(played, there, strict=True))
+
+
+def test_what_is_known_by_the_return_so_far(monkeypatch):
+    """Two episodes of one game, as of an Atari game with lives, of which the second is cut."""
+    monkeypatch.syspath_prepend(EXAMPLES)
+    stops = importlib.import_module("study_parts.stops")
+    config = IRISConfig.tiny(discount=0.5)
+    agent = IRISAgent("MiniGrid-Empty-5x5-v0", config, seed=0, device="cpu")
+    generator = torch.Generator().manual_seed(0)
+    frames = torch.randint(256, (6, 3, 64, 64), dtype=torch.uint8, generator=generator)
+    first = RealEpisode(frames[:4], torch.tensor([0, 1, 2, 0]), torch.tensor([0.1, 0.0, -0.1, 2.0]), True, 0, 0, 7)
+    second = RealEpisode(frames[4:], torch.tensor([1, 1]), torch.tensor([0.0, 0.1]), False, 0, 4, 7)
+
+    both = stops.by_return(agent, [first, second])
+    assert [(row["return"], row["episodes"], row["frames"]) for row in both] == [(0, 2, 4), (0.1, 1, 2)]
+    assert [(row["ended"], row["cut"]) for row in both] == [(1, 1), (0, 0)]  # 0.1 - 0.1 is 0 again, whatever floats say
+    assert both[0]["to_come"] is None  # nobody knows what a cut episode would have earned
+    assert both[1]["to_come"] == pytest.approx(((0 - 0.5 + 0.25) + (-1 + 0.5)) / 2)  # signs of the rewards, discounted
+
+    [alone] = stops.by_return(agent, [second])
+    tokens = agent.models.tokenizer.encode(frames[4:] / 255)
+    world_model, tail = agent.models.world_model, second.actions[None, :, None]
+    with torch.no_grad():
+        logits = world_model(tokens[None], tail).frame_tokens[0, tokens.shape[1] - 1 : -1]
+        nats = torch.nn.functional.cross_entropy(logits, tokens[1], reduction="sum")
+        seen = agent.models.tokenizer.reconstruct(frames[4:] / 255)
+        value = agent.models.actor_critic(seen[None], agent.models.actor_critic.initial_state(1))[1]
+    assert alone["nats"] == pytest.approx(nats.item(), rel=1e-4)
+    assert alone["next_right"] == float((logits.argmax(-1) == tokens[1]).all())
+    assert alone["value"] == pytest.approx(value.mean().item(), rel=1e-4, abs=1e-6)
+    assert alone["end_foreseen"] is None and (alone["ended"], alone["cut"]) == (0, 1)
 
 
 STUDY = "--out results --preset tiny --steps 100 --episodes 2 --dream-steps 1024".split()
