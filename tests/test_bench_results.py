@@ -6,6 +6,8 @@ from statistics import mean
 
 import pytest
 
+from iris_gym import IRISConfig
+
 ROOT = Path(__file__).parents[1]
 COLUMNS = {  # of the README's table of each file
     "beside_public": ("untuned", "tuned", "bf16", "float32"),
@@ -197,3 +199,22 @@ def test_what_takes_longest(text):
         f"public transformer dispatches {profiles['public_operations_per_transformer_pass']['count']}, and "
         f"{passes['fast']} in bf16 on a CPU"
     ) in text
+
+
+def test_how_often_bf16_agrees(text):
+    found = json.loads((ROOT / "examples/bench_results/bf16_agreement_zen4.json").read_text())
+    config, small = found["config"], IRISConfig.small().to_dict()
+    assert {name for name in small if config[name] != small[name]} == {"eval_interval"}
+    assert (found["env_steps"], config["env"], config["transformer_timesteps"]) == (6000, "ALE/Pong-v5", 5)
+    share = {name: f"{100 * value:.1f}" for name, value in found["agreement"].items()}
+    assert (
+        f"of an agent of `small` after 6,000 steps of Pong {share['encode']} % of the frames' tokens were those of "
+        f"float32, {share['next_token']} % of the likeliest next tokens and 100 % of the likeliest rewards and ends"
+        in text
+    )
+    assert found["agreement"]["reward"] == found["agreement"]["end"] == 1
+    assert (
+        "Of the five steps of a greedy dream, as many as its world model reads, "
+        f"{found['agreement']['dream_steps']:.1f} passed on average before the first other token, and "
+        f"{share['dream_tokens']} % of the tokens agreed" in text
+    )
