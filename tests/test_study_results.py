@@ -376,6 +376,17 @@ def test_why_it_stops_at_three_bricks(readme):
     assert f"it expects a return of {expected['small']} where none comes" in readme
     assert "{} games of its training came there, and {} went on".format(*went_on["small"]) in readme
     assert frozen["squared_error"] > error[3]
+    others = [json.loads((RESULTS / f"where_it_stops/small_seed_{seed}.json").read_text()) for seed in (0, 2)]
+    for seed, other in zip((0, 2), others, strict=True):
+        assert other["run"] == found["small"]["run"] | {"seed": seed}
+        assert (other["config"], other["settings"]) == (found["small"]["config"], found["small"]["settings"])
+        assert all(row["next_right"] > other[T][3]["next_right"] for row in other[T][:3])
+    predicted, value, came = ([other[T][3][name] for other in others] for name in ("next_right", "value", "to_come"))
+    assert (
+        f"after the third brick {100 * predicted[0]:.0f} and {100 * predicted[1]:.0f} % of the frames are predicted, "
+        f"before it always more, and {value[0]:.1f} and {value[1]:.1f} are expected where 0.0 comes" in readme
+    )
+    assert [f"{each:.1f}" for each in came] == ["0.0", "0.0"]
     assert (
         f"{100 * frozen['next_right']:.0f} % are predicted, of worse pictures, and {went_on['frozen'][1]} of "
         f"{went_on['frozen'][0]} training games went on; but that agent expects even {expected['frozen']} there"
