@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 import tyro
+from study_parts.report import processor
 from study_parts.stops import by_return, training_episodes
 
 from iris_gym import IRISAgent
@@ -25,6 +26,7 @@ def main(run: Path, out: Path = Path("stops.json"), games: int = 100, max_steps:
         "config": config.to_dict(),
         "run": json.loads((run / "run.json").read_text()) | {"env_steps": agent.num_timesteps},
         "settings": settings,
+        "processor": processor(),
         "training": training,
     }
     env = make_vec_env(config.env, 8, atari_100k=config.atari_100k, preprocessing=config.preprocessing)
@@ -35,8 +37,9 @@ def main(run: Path, out: Path = Path("stops.json"), games: int = 100, max_steps:
         found[f"temperature {temperature:g}"] = by_return(agent, played)
     env.close()
     out.write_text(json.dumps(found, indent=1) + "\n")
-    for name in sorted(found.keys() - {"config", "run", "settings"}):
-        print(name, *found[name], sep="\n  ")
+    for name, rows in found.items():
+        if isinstance(rows, list):
+            print(name, *rows, sep="\n  ")
 
 
 if __name__ == "__main__":

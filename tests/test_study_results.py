@@ -29,6 +29,8 @@ FOLDERS = {
     "steps_10000": (10_000, None, SHOWN, 5),
 }
 """The steps, agents, environments and seeds of which results lie in a folder."""
+THE_STUDYS_OWN = {"env", "atari_100k", "max_env_steps", "total_epochs", "eval_interval"}
+"""Fields that runs of the study have otherwise than `small`."""
 IN_README = ("dreams", "steps_10000")
 """Folders whose first table the README shows."""
 
@@ -64,7 +66,7 @@ def study(monkeypatch):
 def test_the_results_and_the_readme_say_the_same(study, tmp_path):
     """The tables that lie beside the results are made of them, and the README's is the first of one of them."""
     small, read, readme = IRISConfig.small().to_dict(), 0, (EXAMPLES.parent / "README.md").read_text()
-    compared = small.keys() - {"env", "atari_100k", "max_env_steps", "total_epochs", "eval_interval"}  # the study's own
+    compared = small.keys() - THE_STUDYS_OWN
     for name, (steps, agents, environments, seeds) in FOLDERS.items():
         shutil.copytree(RESULTS / name, tmp_path / name)
         sizes = study.jobs.Sizes(steps=steps)
@@ -355,8 +357,7 @@ def test_why_it_stops_at_three_bricks(readme):
     went_on, expected = {}, {}
     for name, changes in (("small", {}), ("frozen", {"settled_autoencoder_updates": 0})):
         config, small = found[name]["config"], IRISConfig.small(**changes).to_dict()
-        changed = {"env", "atari_100k", "max_env_steps", "total_epochs", "eval_interval"}  # the study's own
-        assert {key for key in small if config[key] != small[key]} == changed
+        assert {key for key in small if config[key] != small[key]} == THE_STUDYS_OWN
         run, settings = found[name]["run"], found[name]["settings"]
         assert (run["seed"], run["env_steps"]) == (1, 5000) and "BreakoutWithoutStickyActions" in run["env"]
         rows = found[name][T]
@@ -366,6 +367,8 @@ def test_why_it_stops_at_three_bricks(readme):
         expected[name] = f"{rows[3]['value']:.1f}"
         counts = [(int(level), part[level]) for part in found[name]["training"] for level in part if level != "from"]
         went_on[name] = [sum(count for level, count in counts if level >= least) for least in (3, 4)]
+        assert found[name]["processor"].endswith("cpu family 25, model 17")
+    assert "trained anew on a Zen 4" in readme
     right, error = ([row[name] for row in found["small"][T]] for name in ("next_right", "squared_error"))
     frozen = found["frozen"][T][3]
     assert (
@@ -379,7 +382,7 @@ def test_why_it_stops_at_three_bricks(readme):
     others = [json.loads((RESULTS / f"where_it_stops/small_seed_{seed}.json").read_text()) for seed in (0, 2)]
     for seed, other in zip((0, 2), others, strict=True):
         assert other["run"] == found["small"]["run"] | {"seed": seed}
-        assert (other["config"], other["settings"]) == (found["small"]["config"], found["small"]["settings"])
+        assert all(other[name] == found["small"][name] for name in ("config", "settings", "processor"))
         assert all(row["next_right"] > other[T][3]["next_right"] for row in other[T][:3])
     predicted, value, came = ([other[T][3][name] for other in others] for name in ("next_right", "value", "to_come"))
     assert (

@@ -40,12 +40,12 @@ PROCESSOR_FIELDS = ("model name", "vendor_id", "cpu family", "model")
 def write_result(job: Job, recorder: Recorder) -> None:
     result = {name: value for name, value in asdict(job).items() if name != "folder" and value is not None}
     result |= {"points": recorder.points, "reached": recorder.reached}
-    result |= {"processor": _processor(), "versions": versions() | {"commit": _commit()}}
+    result |= {"processor": processor(), "versions": versions() | {"commit": _commit()}}
     result |= {"settings": recorder.settings}
     write_atomically(job.file, (json.dumps(result, indent=1) + "\n").encode())
 
 
-def _processor() -> str:
+def processor() -> str:
     """As Linux knows it, or else Python: a seed repeats, and seconds compare, on the same kind only."""
     try:
         lines = Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines()

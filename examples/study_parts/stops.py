@@ -6,17 +6,15 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from iris_gym import IRISAgent
 from iris_gym.data.replay import Replay
 from iris_gym.evaluation.fidelity import measure_steps
 from iris_gym.evaluation.real_episodes import RealEpisode
-from iris_gym.evaluation.stretches import encode
-from iris_gym.functional import unit_frames
+from iris_gym.evaluation.stretches import BATCH, encode
+from iris_gym.functional import lambda_returns, unit_frames
 from iris_gym.imagination.dynamics import Dynamics
-
-BATCH = 64
-"""Frames that are reconstructed at once."""
 
 DIGITS = 4
 """To which returns are rounded, so that sums in another order are the same."""
@@ -62,17 +60,16 @@ def _columns(agent: IRISAgent, episode: RealEpisode, index: int) -> dict[str, np
     dynamics, tokens = Dynamics(tokenizer, agent.models.world_model), encode(tokenizer, episode.frames, agent.device)
     told = measure_steps(dynamics, [episode], [tokens])
     errors, values, state = [], [], actor_critic.initial_state(1)
-    for part in episode.frames.split(BATCH):
-        frames = unit_frames(part.to(agent.device))
-        seen = tokenizer.reconstruct(frames)
-        errors.append((seen - frames).square().mean((1, 2, 3)).cpu())
+    for part, codes in zip(episode.frames.split(BATCH), tokens.split(BATCH), strict=True):
+        seen = tokenizer.decode(codes.to(agent.device))
+        errors.append((seen - unit_frames(part.to(agent.device))).square().mean((1, 2, 3)).cpu())
         _, value, state = actor_critic(seen[None], state)
         values.append(value[0].cpu())
-    rewards, to_come = episode.rewards.double().numpy(), np.zeros(len(episode) + 1)
-    to_come[-1] = 0 if episode.terminated else np.nan
-    for step in reversed(range(len(episode))):
-        to_come[step] = np.sign(rewards[step]) + agent.config.discount * to_come[step + 1]
-    last = np.arange(len(episode)) == len(episode) - 1
+    rewards, last = episode.rewards.double().numpy(), np.arange(len(episode)) == len(episode) - 1
+    after = torch.zeros(1, len(episode) + 1, dtype=torch.float64)  # values; what comes after a cut nobody knows
+    after[0, -1] = 0 if episode.terminated else torch.nan
+    signs, ends = F.pad(episode.rewards.sign(), (0, 1))[None], torch.zeros_like(after, dtype=torch.bool)
+    to_come = lambda_returns(signs, after, ends, discount=agent.config.discount, lambda_=1.0)[0, :-1]
     return {
         "return": (rewards.cumsum() - rewards).round(DIGITS) + 0.0,  # no -0
         "episode": np.full(len(episode), index),
@@ -83,7 +80,7 @@ def _columns(agent: IRISAgent, episode: RealEpisode, index: int) -> dict[str, np
         "nats": told.nats * agent.config.tokens_per_frame,
         "end_probability": told.end_probability,
         "value": torch.cat(values).double().numpy(),
-        "to_come": to_come[:-1],
+        "to_come": to_come.numpy(),
     }
 
 
