@@ -32,6 +32,7 @@ from iris_gym.training.collector import Collector
 from iris_gym.training.frame_cache import FrameCache
 from iris_gym.training.learner import Learner, LearnerPlan
 from iris_gym.training.losses import Imagination, actor_critic_loss, autoencoder_loss, imagine, world_model_loss
+from iris_gym.training.muon import Muon
 from iris_gym.training.novelty import Novelty, with_novelty
 from iris_gym.training.parts import actor_critic_parts, autoencoder_parts, world_model_parts
 from iris_gym.training.randomness import RandomStreams
@@ -97,6 +98,7 @@ def create_models(config: IRISConfig, num_actions: int) -> Models:
         dropout=config.transformer_dropout,
         gradient_checkpointing=config.gradient_checkpointing,
         outcomes_in_sequence=config.sequence_layout == "frame_action_reward_end",
+        learn_first_frames=config.learn_first_frames,
     )
     actor_critic = ActorCritic(
         num_actions,
@@ -306,11 +308,7 @@ def _world_model_learner(config: IRISConfig, models: Models, cache: FrameCache) 
     return Learner(
         "world_model",
         models.world_model,
-        torch.optim.AdamW(
-            models.world_model.weight_decay_groups(config.transformer_weight_decay),
-            config.transformer_learning_rate,
-            fused=_fused(models.world_model),
-        ),
+        _world_model_optimizer(config, models.world_model),
         world_model_loss(cache, models.world_model),
         LearnerPlan(
             start_after=config.start_transformer_after,
@@ -326,6 +324,14 @@ def _world_model_learner(config: IRISConfig, models: Models, cache: FrameCache) 
         numerics=_numerics(config, models.world_model),
         max_bad_updates=config.max_bad_updates,
     )
+
+
+def _world_model_optimizer(config: IRISConfig, world_model: WorldModel) -> torch.optim.AdamW:
+    groups = world_model.weight_decay_groups(config.transformer_weight_decay)
+    learning_rate, fused = config.transformer_learning_rate, _fused(world_model)
+    if config.transformer_optimizer == "muon":
+        return Muon(groups, learning_rate, matrices=world_model.transformer.matrices(), fused=fused)
+    return torch.optim.AdamW(groups, learning_rate, fused=fused)
 
 
 def _actor_critic_learner(

@@ -101,10 +101,17 @@ class IRISConfig:
     """Probability of dropout on embeddings, attention weights and the outputs of both halves of a block."""
     gradient_checkpointing: bool = False
     """Compute the transformer's activations again in the backward pass: less memory, more time."""
+    learn_first_frames: bool = True
+    """Whether the world model learns the tokens of a segment's first frame, too, as the published one does. A dream
+    never asks for them: it begins at a frame. Nothing tells them beforehand, and the shorter the segments, the more of
+    the loss is that."""
+    transformer_optimizer: Literal["adamw", "muon"] = "adamw"
+    """muon: the matrices in the transformer's blocks move by orthogonalised momentum (Jordan et al. 2024), all else by
+    AdamW. Small transformers need half as many updates."""
     transformer_learning_rate: float = 1e-4
-    """Of AdamW; see `autoencoder_learning_rate`."""
+    """Of either; see `autoencoder_learning_rate`."""
     transformer_weight_decay: float = 0.01
-    """Of AdamW, on the weights of linear layers alone."""
+    """Of either, on the weights of linear layers alone."""
     transformer_batch_size: int = 64
     """Segments a batch."""
     transformer_updates_per_epoch: int = 200

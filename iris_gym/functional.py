@@ -73,18 +73,19 @@ def summed_rewards(rewards: Tensor, ends: Tensor) -> Tensor:
 
 
 def masked_cross_entropy(logits: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
-    """Mean cross-entropy over the targets whose `mask` is True.
+    """Mean cross-entropy over the targets whose `mask` is True; 0 where there is none.
 
     `logits` (..., C), `targets` (...) int64, `mask` (...) bool. The mask becomes a class index to ignore rather than
     an index set, whose size the host would have to wait for.
     """
     ignored = targets.masked_fill(~mask, -100)
-    return F.cross_entropy(logits.flatten(0, -2).float(), ignored.flatten(), ignore_index=-100)
+    total = F.cross_entropy(logits.flatten(0, -2).float(), ignored.flatten(), ignore_index=-100, reduction="sum")
+    return total / mask.sum().clamp_min(1)
 
 
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
-    """Mean of `values` where `mask` is True; both (...), at least one True."""
-    return (values * mask).sum() / mask.sum()
+    """Mean of `values` where `mask` is True; both (...). 0 where it is nowhere."""
+    return (values * mask).sum() / mask.sum().clamp_min(1)
 
 
 def count_tokens(tokens: Tensor, vocab_size: int, mask: Tensor | None = None) -> Tensor:

@@ -1057,7 +1057,8 @@ def test_a_run_killed_between_two_updates_and_resumed_ends_as_if_it_had_not_been
         return 1 + (hashed(tokens) + novelty._hashes.sum()) % 7 * novelty._counts.sum()
 
     monkeypatch.setattr(Novelty, "counts", some_counts)
-    env, settings = "MiniGrid-Empty-5x5-v0", dict(actor_critic_batch_size=8, hard_examples=0.5)
+    env = "MiniGrid-Empty-5x5-v0"
+    settings = dict(actor_critic_batch_size=8, hard_examples=0.5, transformer_optimizer="muon")
     # Not all dreams of eight end at once.
     straight, plain = new_agent(env, novelty_weight=1.0, **settings).learn(60), new_agent(env, **settings).learn(60)
     assert not torch.equal(straight.models.actor_critic.actor.weight, plain.models.actor_critic.actor.weight)

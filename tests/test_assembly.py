@@ -23,6 +23,7 @@ from iris_gym.imagination.dynamics import Dynamics
 from iris_gym.imagination.policy import Policy
 from iris_gym.nn import perceptual
 from iris_gym.nn.quantizer import EMAQuantizer, GradientQuantizer
+from iris_gym.training.muon import Muon
 from iris_gym.training.randomness import RandomStreams
 from iris_gym.training.trainer import EpochEnded, UpdateDone
 from iris_gym.types import Segment
@@ -132,6 +133,18 @@ def test_every_parameter_has_one_optimizer():
         assert sorted(owned) == sorted(id(value) for value in learner.module.parameters())
 
 
+def test_muon_moves_the_matrices_of_the_transformers_blocks():
+    with Replay(None, chunk_rows=32) as replay:
+        trainers = [new_trainer(IRISConfig.tiny(transformer_optimizer=name), replay) for name in ("muon", "adamw")]
+    muon, adamw = ({learner.name: learner.optimizer for learner in trainer.learners} for trainer in trainers)
+    assert isinstance(muon["world_model"], Muon) and not isinstance(muon["actor_critic"], Muon)
+    assert not any(isinstance(optimizer, Muon) for optimizer in adamw.values())
+    world_model = trainers[0].learners[1].module
+    names = {name for name, value in world_model.named_parameters() if value in muon["world_model"].matrices}
+    parts = "attention.query_key_value", "attention.projection", "mlp.0", "mlp.2"
+    assert names == {f"transformer.blocks.{block}.{part}.weight" for block in range(2) for part in parts}
+
+
 @pytest.mark.parametrize(
     "changes",
     [
@@ -144,6 +157,7 @@ def test_every_parameter_has_one_optimizer():
         dict(gradient_checkpointing=True),
         dict(foreground_weight=1.0),
         dict(transformer_dropout=0.0),
+        dict(transformer_optimizer="muon", learn_first_frames=False),
         dict(dead_code_threshold=0),
         dict(dead_code_threshold=1),
         dict(encoder_downsamplings=3, tokens_per_frame=64),

@@ -32,6 +32,7 @@ OTHER_SHAPES = {
     "precision": "float32",
     "sequence_layout": "frame_action_reward_end",
     "sample_uniformly": "steps",
+    "transformer_optimizer": "muon",
     "autoencoder_first_updates": 5,
     "transformer_first_updates": 6,
     "actor_critic_first_updates": 7,

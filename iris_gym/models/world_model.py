@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from iris_gym.functional import count_tokens, masked_cross_entropy, masked_mean
@@ -69,9 +70,11 @@ class WorldModel(nn.Module):
         dropout: float = 0.0,
         gradient_checkpointing: bool = False,
         outcomes_in_sequence: bool = False,
+        learn_first_frames: bool = True,
     ) -> None:
         super().__init__()
         self.outcomes_in_sequence = outcomes_in_sequence
+        self.learn_first_frames = learn_first_frames
         self.tokens_per_frame = tokens_per_frame
         self.timesteps = timesteps
         self.transformer = Transformer(
@@ -133,7 +136,8 @@ class WorldModel(nn.Module):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Sum of the three cross-entropies, each a mean over unpadded targets, and metrics.
 
-        `frame_tokens` (B, L, K), the others (B, L) as in `Segment`. The first token of a segment is never a target.
+        `frame_tokens` (B, L, K), the others (B, L) as in `Segment`. The first token of a segment is never a target,
+        without `learn_first_frames` none of its first frame is.
         With `shares` the terms of the batches that are parts of one add up to that one's.
         """
         reward_targets, end_targets = rewards.sign().long() + 1, ends.long()
@@ -158,13 +162,15 @@ class WorldModel(nn.Module):
 
     def frame_targets(self, mask: Tensor) -> Tensor:
         """Which frame tokens of a segment, but for its first, are targets: (B, L · K - 1) bool of `mask` (B, L)."""
+        if not self.learn_first_frames:
+            mask = F.pad(mask[:, 1:], (1, 0))
         return mask.repeat_interleave(self.tokens_per_frame, dim=1)[:, 1:]
 
     def commonest_token_share(self, frame_tokens: Tensor, mask: Tensor) -> Tensor:
         """The accuracy of always guessing the batch's commonest token, the floor that `token_accuracy` has to beat."""
         targets, vocab_size = frame_tokens.flatten(1)[:, 1:], self.frame_embedding.num_embeddings
         counts = count_tokens(targets, vocab_size, self.frame_targets(mask))
-        return counts.max() / counts.sum()
+        return counts.max() / counts.sum().clamp_min(1)
 
     def read_frames(self, frame_tokens: Tensor, between: Tensor, cache: KeyValueCache) -> None:
         """Read n frames and the n-1 tails between them, all but the very last token, into the cache.

@@ -64,7 +64,7 @@ def world_model_parts(cache: FrameCache, world_model: WorldModel, parts: int) ->
         for index, piece in enumerate(pieces):
             part = segment.take(piece)
             shares = Shares(
-                world_model.frame_targets(part.mask).sum() / world_model.frame_targets(segment.mask).sum(),
+                world_model.frame_targets(part.mask).sum() / world_model.frame_targets(segment.mask).sum().clamp_min(1),
                 part.mask.sum() / segment.mask.sum(),
             )
             loss, metrics = world_model.loss(

@@ -5,10 +5,12 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.optim import Optimizer
 
 from iris_gym.envs.preprocessing import MAX_ACTIONS, MAX_SIDE
 from iris_gym.errors import UsageError
+from iris_gym.training.muon import Muon
 from iris_gym.untrusted.documents import shown
 from iris_gym.untrusted.tensors import TensorSpec, check_tensors
 
@@ -238,12 +240,18 @@ def check_training_tensors(
 
 
 def _moments(found: Mapping[str, TensorSpec], optimizers: Mapping[str, Optimizer]) -> dict[str, TensorSpec]:
-    """What Adam keeps of each parameter of which `found` has something."""
+    """What the optimizers keep of each parameter of which `found` has something."""
     specs = {}
     for name, optimizer in optimizers.items():
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         for index, parameter in enumerate(parameters):
-            keys = {f"optimizer.{name}.{index}.{key}": TensorSpec.of(parameter) for key in ("exp_avg", "exp_avg_sq")}
-            keys[f"optimizer.{name}.{index}.step"] = TensorSpec(torch.float32, ())
-            specs |= keys if found.keys() & keys.keys() else {}
+            kept = {f"optimizer.{name}.{index}.{key}": spec for key, spec in _kept(optimizer, parameter).items()}
+            specs |= kept if found.keys() & kept.keys() else {}
     return specs
+
+
+def _kept(optimizer: Optimizer, parameter: Tensor) -> dict[str, TensorSpec]:
+    moment, count = TensorSpec.of(parameter), TensorSpec(torch.float32, ())
+    if isinstance(optimizer, Muon) and parameter in optimizer.matrices:
+        return {"exp_avg": moment, "step": count}
+    return {"exp_avg": moment, "exp_avg_sq": moment, "step": count}

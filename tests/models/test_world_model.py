@@ -240,6 +240,23 @@ def test_means_are_over_unpadded_targets():
     assert metrics["token_accuracy"].item() == pytest.approx(0.2)
 
 
+def test_first_frames_are_no_targets_where_they_are_not_to_be_learned():
+    model = constant_world_model([0.5, 0.25] + [0.05] * 5, [0.2, 0.5, 0.3], [0.9, 0.1], learn_first_frames=False)
+    data = dict(
+        frame_tokens=torch.tensor([[[1, 1, 1, 1], [1, 1, 0, 0]], [[1, 1, 1, 1], [0, 0, 0, 0]]]),
+        actions=torch.zeros(2, 2, dtype=torch.int64),
+        rewards=torch.tensor([[0.0, 1.0], [0.0, 1.0]]),
+        ends=torch.tensor([[False, True], [False, True]]),
+    )
+    metrics = model.loss(**data, mask=torch.tensor([[True, True], [True, False]]))[1]
+    assert metrics["frame_loss"].item() == pytest.approx(-(2 * math.log(0.25) + 2 * math.log(0.5)) / 4)
+    assert metrics["token_accuracy"].item() == 0.5
+    assert metrics["reward_loss"].item() == pytest.approx(-(2 * math.log(0.5) + math.log(0.3)) / 3)
+    loss, metrics = model.loss(**data, mask=torch.tensor([[True, False], [True, False]]))  # episodes of one step
+    assert metrics["frame_loss"] == metrics["token_accuracy"] == metrics["commonest_token_share"] == 0
+    assert loss.item() == pytest.approx(-math.log(0.5) - math.log(0.9))
+
+
 @LAYOUTS
 def test_padding_has_no_influence_on_loss_or_gradient(outcomes):
     model, data, other = world_model(outcomes_in_sequence=outcomes), segment(seed=1), segment(seed=2)

@@ -35,6 +35,7 @@ KINDS = {
     "learned codebook": CONFIG.replace(codebook="gradient", reconstruction_loss="l1"),
     "hard examples": CONFIG.replace(hard_examples=0.5),
     "outcomes in the sequence": CONFIG.replace(sequence_layout="frame_action_reward_end"),
+    "without first frames": CONFIG.replace(learn_first_frames=False),
 }
 
 
@@ -81,6 +82,7 @@ def updated(config: IRISConfig, models: Models, component: str, updates: int) ->
         ("hard examples", "autoencoder"),
         ("averaged codebook", "world_model"),
         ("outcomes in the sequence", "world_model"),
+        ("without first frames", "world_model"),
         ("averaged codebook", "actor_critic"),
     ],
 )
