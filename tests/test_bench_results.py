@@ -203,7 +203,7 @@ def test_what_takes_longest(text):
 
 def test_how_often_bf16_agrees(text):
     found = json.loads((ROOT / "examples/bench_results/bf16_agreement_zen4.json").read_text())
-    config, small = found["config"], IRISConfig.small().to_dict()
+    config, small = IRISConfig.from_dict(found["config"]).to_dict(), IRISConfig.small().to_dict()
     assert {name for name in small if config[name] != small[name]} == {"eval_interval"}
     assert (found["env_steps"], config["env"], config["transformer_timesteps"]) == (6000, "ALE/Pong-v5", 5)
     share = {name: f"{100 * value:.1f}" for name, value in found["agreement"].items()}

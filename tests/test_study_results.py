@@ -356,7 +356,7 @@ def test_why_it_stops_at_three_bricks(readme):
     found = {name: json.loads((RESULTS / f"where_it_stops/{name}.json").read_text()) for name in ("small", "frozen")}
     went_on, expected = {}, {}
     for name, changes in (("small", {}), ("frozen", {"settled_autoencoder_updates": 0})):
-        config, small = found[name]["config"], IRISConfig.small(**changes).to_dict()
+        config, small = IRISConfig.from_dict(found[name]["config"]).to_dict(), IRISConfig.small(**changes).to_dict()
         assert {key for key in small if config[key] != small[key]} == THE_STUDYS_OWN
         run, settings = found[name]["run"], found[name]["settings"]
         assert (run["seed"], run["env_steps"]) == (1, 5000) and "BreakoutWithoutStickyActions" in run["env"]
