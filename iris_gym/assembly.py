@@ -330,7 +330,9 @@ def _world_model_optimizer(config: IRISConfig, world_model: WorldModel) -> torch
     groups = world_model.weight_decay_groups(config.transformer_weight_decay)
     learning_rate, fused = config.transformer_learning_rate, _fused(world_model)
     if config.transformer_optimizer == "muon":
-        return Muon(groups, learning_rate, matrices=world_model.transformer.matrices(), fused=fused)
+        inside = (parameter for block in world_model.transformer.blocks for parameter in block.parameters())
+        matrices = [parameter for parameter in inside if parameter.ndim == 2]
+        return Muon(groups, learning_rate, matrices=matrices, fused=fused)
     return torch.optim.AdamW(groups, learning_rate, fused=fused)
 
 

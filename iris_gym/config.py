@@ -107,7 +107,7 @@ class IRISConfig:
     the loss is that."""
     transformer_optimizer: Literal["adamw", "muon"] = "adamw"
     """muon: the matrices in the transformer's blocks move by orthogonalised momentum (Jordan et al. 2024), all else by
-    AdamW. It takes small transformers further in as many updates, at three times the learning rate."""
+    AdamW."""
     transformer_learning_rate: float = 1e-4
     """Of either; see `autoencoder_learning_rate`."""
     transformer_weight_decay: float = 0.01

@@ -184,11 +184,6 @@ class Transformer(nn.Module):
         cache.lengths += new
         return self.norm(x)
 
-    def matrices(self) -> list[nn.Parameter]:
-        """The weights of the blocks' linear layers, (m, n) each."""
-        modules = (module for block in self.blocks for module in block.modules())
-        return [cast(nn.Parameter, module.weight) for module in modules if isinstance(module, nn.Linear)]
-
     def empty_cache(self, batch: int, capacity: int | None = None) -> KeyValueCache:
         """A cache for `batch` rows that have read nothing, of `capacity` tokens a row. None: all that fit."""
         weight = self.position_embedding.weight

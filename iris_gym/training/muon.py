@@ -16,8 +16,9 @@ class Muon(torch.optim.AdamW):
     """AdamW, but for `matrices` (m, n) among the parameters.
 
     The momentum of each of these, with Nesterov's look ahead, is made orthogonal, and so moves a matrix in all
-    directions alike, however little of the gradient lies in them. A step is as long as AdamW's usually is at the same
-    learning rate, 0.2 · √max(m, n) (Liu et al. 2025, section 2.2), and weights decay as AdamW's do.
+    directions alike, however little of the gradient lies in them. By a factor of 0.2 · √max(m, n) the root mean square
+    of a step is a fifth of the learning rate, as AdamW's usually is (Liu et al. 2025, section 2.2). Weights decay as
+    AdamW's do.
 
     In float32, for a CPU may only emulate bf16. Where `found_inf` is set, and 1, nothing changes, as in torch's fused
     optimizers.

@@ -251,6 +251,7 @@ def _moments(found: Mapping[str, TensorSpec], optimizers: Mapping[str, Optimizer
 
 
 def _kept(optimizer: Optimizer, parameter: Tensor) -> dict[str, TensorSpec]:
+    """Two moments, or where Muon moves a matrix one, and how many steps were taken."""
     moment, count = TensorSpec.of(parameter), TensorSpec(torch.float32, ())
     if isinstance(optimizer, Muon) and parameter in optimizer.matrices:
         return {"exp_avg": moment, "step": count}
