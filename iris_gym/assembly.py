@@ -348,7 +348,8 @@ def _actor_critic_learner(
     imagination = build_imagination(config, models, frozen, streams.imagining)
     if config.novelty_weight:
         assert replay is not None, "what is novel is counted in a replay"
-        imagination = with_novelty(imagination, Novelty(cache, replay, config.novelty_weight))
+        novelty = Novelty(cache, replay, config.novelty_weight, unseen_is_novel=config.unseen_is_novel)
+        imagination = with_novelty(imagination, novelty)
     objective = partial(
         models.actor_critic.loss,
         discount=config.discount,

@@ -160,9 +160,12 @@ class IRISConfig:
     model's own batches are left as they are, for it would take good luck for the rule."""
     novelty_weight: float = 0.0
     """Weight of an exploration bonus in training's dreams: 1 / √n for a frame whose tokens were met n times in the
-    replay, less the mean of a batch; none for one never met. Where no reward has been found yet the policy goes where
-    it has seldom been, instead of staying where it learned to be safe. Counting has up to 10,000 frames encoded an
-    epoch: of more so many are drawn, and most of the rare ones are not found. 0: none, as in the published agent."""
+    replay, less the mean of a batch. Where no reward has been found yet the policy goes where it has seldom been,
+    instead of staying where it learned to be safe. Counting has up to 10,000 frames encoded an epoch: of more so many
+    are drawn, and most of the rare ones are not found. 0: none, as in the published agent."""
+    unseen_is_novel: bool = False
+    """Whether a dreamed frame that was never met is as novel as one met once, instead of having neither bonus nor cost.
+    A poor world model makes most of them up. A good one leads by them to where nobody has been yet."""
     max_bad_updates: int = 10
     """Updates in a row with a loss or gradient that is not finite, each of them skipped, after which the run stops; at
     least 1."""

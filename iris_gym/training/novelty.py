@@ -25,32 +25,38 @@ ROWS_AT_ONCE = 256
 class Novelty:
     """Count-based exploration with a frame's tokens as its hash code (Bellemare et al. 2016; Tang et al. 2017).
 
-    A frame met n times in the replay has the novelty 1 / √n. Two things are otherwise than there, since these dreams
-    are a small model's. A frame that was never met is not called novel: more often than found, it is made up. And the
-    mean is subtracted, so that a common frame costs what a rare one gains, and long dreams are worth no more than
-    short ones; ends, whose frames nobody sees, lie at the mean.
+    A frame met n times in the replay has the novelty 1 / √n. One that was never met may be where nobody has been yet,
+    or made up by a poor world model: with `unseen_is_novel` its novelty is 1, else it is neither novel nor common.
+    Otherwise than there the mean is subtracted, so that a common frame costs what a rare one gains, and long dreams are
+    worth no more than short ones; ends, whose frames nobody sees, lie at the mean.
 
     Counts are of the current tokenizer, which gives the same tokens to what looks alike, and made anew when it has
     learned or the replay has grown.
     """
 
-    def __init__(self, frame_cache: FrameCache, replay: Replay, weight: float) -> None:
+    def __init__(
+        self, frame_cache: FrameCache, replay: Replay, weight: float, *, unseen_is_novel: bool = False
+    ) -> None:
         self.frame_cache = frame_cache
         self.replay = replay
         self.weight = weight
+        self.unseen_is_novel = unseen_is_novel
         self._counted: tuple[int, int] | None = None  # the versions of tokenizer and replay
 
     def bonus(self, trajectory: Trajectory) -> Tensor:
         """For each step `weight` times the novelty of the frame that it led to, less the mean: (B, H) float32.
 
-        Zero, and not in the mean, for a step to a frame that was never met, to an end or behind one; and for the last.
+        Zero, and not in the mean, for a step to an end or behind one, for the last, and without `unseen_is_novel` for
+        one to a frame that was never met.
         """
         counts, ends = self.counts(trajectory.tokens[:, 1:]), trajectory.ends[:, :-1]
-        known = before_end(ends) & ~ends & (counts > 0)
+        judged = before_end(ends) & ~ends
+        if not self.unseen_is_novel:
+            judged = judged & (counts > 0)
         novelty = torch.rsqrt(counts.clamp(min=1))
-        mean = (novelty * known).sum() / known.sum().clamp(min=1)
+        mean = (novelty * judged).sum() / judged.sum().clamp(min=1)
         bonus = torch.zeros_like(trajectory.rewards)
-        bonus[:, :-1] = self.weight * known * (novelty - mean)
+        bonus[:, :-1] = self.weight * judged * (novelty - mean)
         return bonus
 
     def counts(self, tokens: Tensor) -> Tensor:

@@ -110,6 +110,17 @@ def test_a_rare_frame_has_a_bonus_and_a_common_one_costs(replay):
     torch.testing.assert_close(novelty.bonus(dream), 0.5 * torch.tensor(expected))
 
 
+def test_a_frame_that_was_never_met_may_be_novel_too(replay):
+    """The same steps; that to 3 counts for as much as one to 2."""
+    novelty = Novelty(FrameCache(LevelTokenizer()), replay, 0.5, unseen_is_novel=True)
+    tokens = torch.stack((tokens_of(9, 1, 2, 3), tokens_of(9, 2, 1, 1)))
+    dream = trajectory(tokens, [[False] * 4, [False, True, False, False]])
+    common, rare = 3**-0.5, 1.0
+    mean = (common + 3 * rare) / 4
+    expected = [[common - mean, rare - mean, rare - mean, 0.0], [rare - mean, 0.0, 0.0, 0.0]]
+    torch.testing.assert_close(novelty.bonus(dream), 0.5 * torch.tensor(expected))
+
+
 def test_where_every_dream_ends_at_once_there_is_no_bonus(replay):
     novelty = Novelty(FrameCache(LevelTokenizer()), replay, 0.5)
     dream = trajectory(tokens_of(1, 2, 3)[None], [[True, False, False]])
@@ -156,6 +167,12 @@ def test_the_actor_critic_learns_from_the_bonus_whole_or_in_parts(replay, monkey
     assert not torch.equal(plain, novel)
     parts = updated(replay, novelty_weight=1.0, accumulate_gradients=2)
     torch.testing.assert_close(parts, novel, rtol=1e-4, atol=1e-6)
+
+
+def test_the_config_says_whether_what_was_never_met_is_novel(replay, monkeypatch):
+    monkeypatch.setattr(Novelty, "counts", lambda self, tokens: tokens.sum(-1).remainder(3).float())
+    without, with_it = (updated(replay, novelty_weight=1.0, unseen_is_novel=novel) for novel in (False, True))
+    assert not torch.equal(without, with_it)
 
 
 def test_without_a_replay_there_is_nothing_to_count_and_no_learner():
