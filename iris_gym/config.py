@@ -164,8 +164,8 @@ class IRISConfig:
     instead of staying where it learned to be safe. Counting has up to 10,000 frames encoded an epoch: of more so many
     are drawn, and most of the rare ones are not found. 0: none, as in the published agent."""
     unseen_is_novel: bool = False
-    """Whether a dreamed frame that was never met is as novel as one met once, instead of having neither bonus nor cost.
-    A poor world model makes most of them up. A good one leads by them to where nobody has been yet."""
+    """Whether, with `novelty_weight`, a dreamed frame that was never met is as novel as one met once, instead of having
+    neither bonus nor cost. A poor world model makes most of them up; a good one shows by them where nobody has been."""
     max_bad_updates: int = 10
     """Updates in a row with a loss or gradient that is not finite, each of them skipped, after which the run stops; at
     least 1."""

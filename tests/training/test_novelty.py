@@ -99,25 +99,16 @@ def test_nothing_is_encoded_twice(replay, monkeypatch):
     assert tokenizer.encoded == len(replay)
 
 
-def test_a_rare_frame_has_a_bonus_and_a_common_one_costs(replay):
+@pytest.mark.parametrize("unseen_is_novel", [False, True])
+def test_a_rare_frame_has_a_bonus_and_a_common_one_costs(unseen_is_novel, replay):
     """Row 0 goes to 1, to 2 and to 3, which is not in the replay; row 1 to 2, to an end and beyond."""
-    novelty = Novelty(FrameCache(LevelTokenizer()), replay, 0.5)
+    novelty = Novelty(FrameCache(LevelTokenizer()), replay, 0.5, unseen_is_novel=unseen_is_novel)
     tokens = torch.stack((tokens_of(9, 1, 2, 3), tokens_of(9, 2, 1, 1)))
     dream = trajectory(tokens, [[False] * 4, [False, True, False, False]])
     common, rare = 3**-0.5, 1.0
-    mean = (common + rare + rare) / 3
-    expected = [[common - mean, rare - mean, 0.0, 0.0], [rare - mean, 0.0, 0.0, 0.0]]
-    torch.testing.assert_close(novelty.bonus(dream), 0.5 * torch.tensor(expected))
-
-
-def test_a_frame_that_was_never_met_may_be_novel_too(replay):
-    """The same steps; that to 3 counts for as much as one to 2."""
-    novelty = Novelty(FrameCache(LevelTokenizer()), replay, 0.5, unseen_is_novel=True)
-    tokens = torch.stack((tokens_of(9, 1, 2, 3), tokens_of(9, 2, 1, 1)))
-    dream = trajectory(tokens, [[False] * 4, [False, True, False, False]])
-    common, rare = 3**-0.5, 1.0
-    mean = (common + 3 * rare) / 4
-    expected = [[common - mean, rare - mean, rare - mean, 0.0], [rare - mean, 0.0, 0.0, 0.0]]
+    mean = (common + 3 * rare) / 4 if unseen_is_novel else (common + 2 * rare) / 3
+    unseen = rare - mean if unseen_is_novel else 0.0
+    expected = [[common - mean, rare - mean, unseen, 0.0], [rare - mean, 0.0, 0.0, 0.0]]
     torch.testing.assert_close(novelty.bonus(dream), 0.5 * torch.tensor(expected))
 
 
