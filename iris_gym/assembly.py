@@ -31,7 +31,14 @@ from iris_gym.nn.vqgan import vqgan_decoder, vqgan_encoder
 from iris_gym.training.collector import Collector
 from iris_gym.training.frame_cache import FrameCache
 from iris_gym.training.learner import Learner, LearnerPlan
-from iris_gym.training.losses import Imagination, actor_critic_loss, autoencoder_loss, imagine, world_model_loss
+from iris_gym.training.losses import (
+    Imagination,
+    actor_critic_loss,
+    autoencoder_loss,
+    dreaming,
+    imagine,
+    world_model_loss,
+)
 from iris_gym.training.muon import Muon
 from iris_gym.training.novelty import Novelty, with_novelty
 from iris_gym.training.parts import actor_critic_parts, autoencoder_parts, world_model_parts
@@ -356,15 +363,15 @@ def _actor_critic_learner(
         lambda_=config.td_lambda,
         entropy_weight=config.entropy_weight,
         learn_after_end=config.learn_after_end,
+        clip_range=config.clip_range if config.actor_critic_passes > 1 else None,
     )
-    arguments = cache, imagination, models.actor_critic, objective
     return Learner(
         "actor_critic",
         models.actor_critic,
         torch.optim.Adam(
             models.actor_critic.parameters(), config.actor_critic_learning_rate, fused=_fused(models.actor_critic)
         ),
-        actor_critic_loss(*arguments, refresh=frozen.refresh),
+        actor_critic_loss(objective),
         LearnerPlan(
             start_after=config.start_actor_critic_after,
             stop_after=None,
@@ -375,10 +382,12 @@ def _actor_critic_learner(
             align="end",
             before_rewards=config.dreams_before_rewards,
             lead=config.imagination_horizon,
+            passes=config.actor_critic_passes,
         ),
         max_gradient_norm=config.max_gradient_norm,
         numerics=_numerics(config, models.actor_critic, dtype=torch.float32),
-        loss_parts=actor_critic_parts(*arguments, parts, refresh=frozen.refresh) if parts > 1 else None,
+        prepare=dreaming(cache, imagination, models.actor_critic, parts=parts, refresh=frozen.refresh),
+        loss_parts=actor_critic_parts(objective, parts) if parts > 1 else None,
         max_bad_updates=config.max_bad_updates,
     )
 

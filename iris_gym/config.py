@@ -149,6 +149,13 @@ class IRISConfig:
     """Updates of the actor-critic in each epoch from its first one on."""
     actor_critic_first_updates: int | None = None
     """Updates of the actor-critic's first epoch; see `autoencoder_first_updates`."""
+    actor_critic_passes: int = 1
+    """Steps that an update of the actor-critic takes on one and the same dreams: several learn more from each, for less
+    than more dreams would cost. Then the clipped surrogate of PPO takes the place of REINFORCE (Schulman et al. 2017,
+    equation 7)."""
+    clip_range: float = 0.2
+    """With several `actor_critic_passes`: how far the probability of an action may move from what it was in the dream,
+    as a share of it, before the action counts no more."""
     max_gradient_norm: float = 10.0
     """Gradients are clipped to this norm, each component's by itself."""
     sample_uniformly: Literal["episodes", "steps"] = "episodes"
@@ -372,7 +379,8 @@ POSITIVE = (
     "autoencoder_learning_rate autoencoder_batch_size transformer_layers transformer_embed_dim transformer_heads "
     "transformer_learning_rate transformer_batch_size lstm_dim discount actor_critic_learning_rate "
     "actor_critic_batch_size actor_channels max_gradient_norm env_steps_per_epoch total_epochs checkpoint_interval "
-    "keep_checkpoints eval_episodes accumulate_gradients max_bad_updates max_eval_steps settled_autoencoder_factor"
+    "keep_checkpoints eval_episodes accumulate_gradients max_bad_updates max_eval_steps settled_autoencoder_factor "
+    "actor_critic_passes clip_range"
 ).split()
 NON_NEGATIVE = (
     "perceptual_weight foreground_weight commitment_weight dead_code_threshold autoencoder_updates_per_epoch "

@@ -37,6 +37,7 @@ LARGEST: dict[str, float] = {
     "actor_critic_batch_size": 65_536,
     "actor_critic_updates_per_epoch": 1_000_000,
     "actor_critic_first_updates": 1_000_000,
+    "actor_critic_passes": 1_000,
     "env_steps_per_epoch": 100_000_000,
     "total_epochs": 1_000_000,
     "start_autoencoder_after": 1_000_000,

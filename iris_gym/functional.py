@@ -103,3 +103,10 @@ def codebook_usage(token_counts: Tensor) -> tuple[Tensor, Tensor]:
     probabilities = token_counts / token_counts.sum()
     entropy = -torch.xlogy(probabilities, probabilities).sum()
     return entropy.exp(), (token_counts > 0).sum()
+
+
+def slices(batch: int, parts: int) -> list[slice]:
+    """`batch` rows in so many parts of nearly the same size, or in parts of one row where there are fewer rows."""
+    parts = min(parts, batch)
+    bounds = [round(batch * part / parts) for part in range(parts + 1)]
+    return [slice(start, stop) for start, stop in zip(bounds, bounds[1:], strict=False)]

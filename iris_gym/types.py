@@ -62,6 +62,7 @@ class Trajectory:
     rewards: Tensor  # (B, H) float32
     ends: Tensor  # (B, H) bool
     tokens: Tensor  # (B, H, K) int64, of the frames
+    log_probabilities: Tensor  # (B, H) float32, of the actions, by the actor that took them
     bonus: Tensor | None = None  # (B, H) float32, what returns have beside the rewards; None: nothing
 
     def take(self, batch: slice) -> "Trajectory":

@@ -602,7 +602,7 @@ def test_a_gradient_never_waits_for_the_device(name, layout, precision):
         segment = replay.sample_segments(
             plan.batch_size, plan.segment_length, generator=streams.sampling, align=plan.align
         )
-        assert synchronisations(lambda: learner._backward(segment)) == []
+        assert synchronisations(lambda: learner._backward(learner._prepared(segment))) == []
 
 
 @pytest.mark.parametrize("precision, most", [("float32", 125), ("bf16", 163)])

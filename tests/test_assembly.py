@@ -365,7 +365,7 @@ def test_the_actor_critic_and_all_losses_are_float32_where_training_is_in_bf16()
         if isinstance(module, nn.Conv2d | nn.Linear):
             module.register_forward_hook(lambda _, inputs, output: seen.extend([inputs[0].dtype, output.dtype]))
     for learner in learners(IRISConfig.tiny(precision="bf16", perceptual_weight=0.0), models):
-        loss, metrics = learner._backward(segment(learner.plan.segment_length))
+        loss, metrics = learner._backward(learner._prepared(segment(learner.plan.segment_length)))
         assert {loss.dtype, *(value.dtype for value in metrics.values())} == {torch.float32}, learner.name
     assert set(seen) == {torch.float32}
 

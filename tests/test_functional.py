@@ -14,6 +14,7 @@ from iris_gym.functional import (
     masked_cross_entropy,
     masked_mean,
     sample_categorical,
+    slices,
     stored_frames,
     summed_rewards,
     unit_frames,
@@ -201,3 +202,12 @@ def test_codebook_usage_of_uniform_single_and_uneven_counts():
     assert [float(x) for x in codebook_usage(torch.tensor([0.0, 9.0, 0.0]))] == pytest.approx([1.0, 1.0])
     # entropy of (1/2, 1/4, 1/4) is 1.5 bits
     assert [float(x) for x in codebook_usage(torch.tensor([2.0, 1.0, 0.0, 1.0]))] == pytest.approx([2**1.5, 3.0])
+
+
+@pytest.mark.parametrize(
+    "batch, parts, expected", [(7, 3, [2, 3, 2]), (4, 2, [2, 2]), (2, 8, [1, 1]), (1, 4, [1]), (5, 1, [5])]
+)
+def test_slices(batch: int, parts: int, expected: list[int]):
+    pieces = slices(batch, parts)
+    assert [piece.stop - piece.start for piece in pieces] == expected
+    assert pieces[0].start == 0 and pieces[-1].stop == batch

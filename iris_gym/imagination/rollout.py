@@ -13,8 +13,8 @@ State = TypeVar("State")
 DynamicsStep = Callable[[State, Tensor], tuple[State, DreamStep]]
 """(state, action (B,) int64) → (next state, what came of it)."""
 
-Actor = Callable[[Tensor, RecurrentState], tuple[Tensor, RecurrentState]]
-"""(frame (B, 3, 64, 64) in [0, 1], recurrent state) → (action (B,) int64, next recurrent state)."""
+Actor = Callable[[Tensor, RecurrentState], tuple[Tensor, Tensor, RecurrentState]]
+"""(frame (B, 3, 64, 64) in [0, 1], recurrent state) → (action (B,) int64, its log-probability (B,), next state)."""
 
 
 @torch.no_grad()
@@ -34,12 +34,13 @@ def rollout(
     not stop the rollout; the λ-return is cut there. The last step only bootstraps from its frame's value, so the world
     model is asked `horizon - 1` times.
     """
-    frames, actions, steps = [frame], [], []
+    frames, actions, log_probabilities, steps = [frame], [], [], []
     for _ in range(horizon - 1):
-        action, actor_state = actor(frames[-1], actor_state)
+        action, log_probability, actor_state = actor(frames[-1], actor_state)
         state, step = dynamics_step(state, action)
         frames.append(step.frame)
         actions.append(action)
+        log_probabilities.append(log_probability)
         steps.append(step)
     return Trajectory(
         frames=torch.stack(frames, dim=1),
@@ -47,6 +48,7 @@ def rollout(
         rewards=_with_last_zero([step.reward for step in steps]),
         ends=_with_last_zero([step.end for step in steps]),
         tokens=torch.stack([tokens, *(step.tokens for step in steps)], dim=1),
+        log_probabilities=_with_last_zero(log_probabilities),
     )
 
 

@@ -78,8 +78,12 @@ class ActorCritic(nn.Module):
         lambda_: float,
         entropy_weight: float,
         learn_after_end: bool = True,
+        clip_range: float | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """REINFORCE with the value as baseline, squared error to the λ-returns, entropy bonus (equations 6 to 8).
+
+        With a `clip_range` the clipped surrogate takes the place of REINFORCE (PPO; Schulman et al. 2017, equation 7):
+        a trajectory may then be learned from more than once, by an actor that is no longer the one that acted in it.
 
         `state` is the one before the trajectory's first frame. The last step only bootstraps. Returns are made of
         rewards and the trajectory's bonus, whose mean absolute value is `exploration_bonus`; `imagined_return` and
@@ -94,7 +98,13 @@ class ActorCritic(nn.Module):
         log_probability = log_policy.gather(-1, trajectory.actions[:, :-1, None]).squeeze(-1)
         weights = torch.ones_like(returns) if learn_after_end else before_end(trajectory.ends[:, :-1]).float()
         entropy = -(log_policy.exp() * log_policy).sum(-1)
-        policy_loss = -(weights * log_probability * (returns - values.detach())).mean()
+        advantage = returns - values.detach()
+        if clip_range is None:
+            surrogate = log_probability * advantage
+        else:
+            ratio = (log_probability - trajectory.log_probabilities[:, :-1]).exp()
+            surrogate = torch.minimum(ratio * advantage, ratio.clamp(1 - clip_range, 1 + clip_range) * advantage)
+        policy_loss = -(weights * surrogate).mean()
         value_loss = (weights * (values - returns).square()).mean()
         loss = policy_loss + value_loss - entropy_weight * (weights * entropy).mean()
         metrics = {

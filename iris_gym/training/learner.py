@@ -1,8 +1,8 @@
 """One component that learns: loss, backward, clip, step."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -50,6 +50,7 @@ class LearnerPlan:
     before_rewards: float = 0.0  # share of the segments whose steps are drawn from the `lead` steps up to a reward
     lead: int = 1
     hard_share: float = 0.0  # of a batch, from its second epoch on; the loss takes the hardest of what is drawn
+    passes: int = 1  # steps that an update takes on one and the same segment
 
     def updates_in(self, epoch: int) -> int:
         """Updates in `epoch`, counted from 1."""
@@ -90,6 +91,7 @@ class LearnerPlan:
 class Learner:
     """A module, its optimizer and its loss. The module is in training mode during its own updates and no others.
 
+    The loss is of what `prepare` makes of a segment, once for all passes of an update; by default of the segment.
     With `loss_parts` a batch is gone through in parts, whose losses add up to `loss`.
     An update with a loss or gradient that is not finite is skipped: weights, buffers and moments stay as they are.
     After `max_bad_updates` of them in a row `update` raises `Diverged`. A GPU is asked every `CHECK_INTERVAL` updates
@@ -106,6 +108,7 @@ class Learner:
         *,
         max_gradient_norm: float,
         numerics: Numerics = PLAIN,
+        prepare: Callable[[Segment], Any] = lambda segment: segment,
         loss_parts: LossParts | None = None,
         max_bad_updates: int = 10,
     ) -> None:
@@ -113,59 +116,73 @@ class Learner:
         self.module = module
         self.optimizer = optimizer
         self.loss = loss
+        self.prepare = prepare
         self.loss_parts = loss_parts
         self.plan = plan
         self.max_gradient_norm = max_gradient_norm
         self.numerics = numerics
         self.max_bad_updates = max_bad_updates
-        device = next(module.parameters()).device
-        self.bad_in_a_row = torch.zeros((), dtype=torch.int64, device=device)
-        self.check_interval = 1 if device.type == "cpu" else CHECK_INTERVAL
+        self.device = next(module.parameters()).device
+        self.bad_in_a_row = torch.zeros((), dtype=torch.int64, device=self.device)
+        self.check_interval = 1 if self.device.type == "cpu" else CHECK_INTERVAL
         self.learning_rates = [group["lr"] for group in optimizer.param_groups]
         self.updates = 0
         module.eval()
 
     def update(self, segment: Segment, epoch: int) -> dict[str, Tensor]:
-        """One step on a segment; returns the loss's metrics and the gradient's norm, all still on the device.
+        """One step on a segment, or as many as the plan has passes; returns the last one's metrics and gradient norm.
 
-        Where the step was skipped they are zeros, and `skipped_updates` is 1.
+        All are still on the device. Where that step was skipped they are zeros, and `skipped_updates` is 1.
         """
         factor = self.plan.learning_rate_factor(epoch)
         for group, learning_rate in zip(self.optimizer.param_groups, self.learning_rates, strict=True):
             group["lr"] = learning_rate * factor
-        buffers = [buffer.clone() for buffer in self.module.buffers()]
+        metrics: dict[str, Tensor] = {}
         self.module.train()
         try:
-            self.optimizer.zero_grad(set_to_none=True)
-            loss, metrics = self._backward(segment)
-            norm = nn.utils.clip_grad_norm_(self.module.parameters(), self.max_gradient_norm)
-            good = torch.isfinite(loss) & torch.isfinite(norm)
-            self._step_where(good, buffers)
+            batch = self._prepared(segment)
+            for _ in range(self.plan.passes):
+                metrics = self._pass(batch)
         finally:
             self.module.eval()
         self.updates += 1
-        self._stop_where_diverged(good, segment)
+        self._stop_where_diverged(segment)
+        return metrics
+
+    def _prepared(self, segment: Segment) -> Any:
+        with self.numerics.update(), self.numerics.forward(self.device):
+            return self.prepare(segment)
+
+    def _pass(self, batch: Any) -> dict[str, Tensor]:
+        """One step on what was prepared."""
+        buffers = [buffer.clone() for buffer in self.module.buffers()]
+        self.optimizer.zero_grad(set_to_none=True)
+        loss, metrics = self._backward(batch)
+        norm = nn.utils.clip_grad_norm_(self.module.parameters(), self.max_gradient_norm)
+        good = torch.isfinite(loss) & torch.isfinite(norm)
+        self._step_where(good, buffers)
+        self.bad_in_a_row = torch.where(good, 0, self.bad_in_a_row + 1)
         metrics = metrics | {"gradient_norm": norm.detach()}
         metrics = {name: torch.where(good, value, torch.zeros_like(value)) for name, value in metrics.items()}
         return metrics | {"skipped_updates": (~good).float()}
 
-    def _backward(self, segment: Segment) -> LossAndMetrics:
+    def _backward(self, batch: Any) -> LossAndMetrics:
         """Add up the gradient, in parts where these are given; returns the loss, detached, and its metrics."""
-        parts = self._whole(segment) if self.loss_parts is None else self.loss_parts(segment)
-        loss, total = segment.mask.new_zeros((), dtype=torch.float32), {}
+        parts = self._whole(batch) if self.loss_parts is None else self.loss_parts(batch)
+        loss, total = torch.zeros((), device=self.device), {}
         with self.numerics.update():
-            while part := self._next(parts, segment):
+            while part := self._next(parts):
                 part[0].backward()
                 loss = loss + part[0].detach()
                 total = {name: total[name] + value if total else value for name, value in part[1].items()}
         return loss, total
 
-    def _whole(self, segment: Segment) -> Iterator[LossAndMetrics]:
-        yield self.loss(segment)
+    def _whole(self, batch: Any) -> Iterator[LossAndMetrics]:
+        yield self.loss(batch)
 
-    def _next(self, parts: Iterator[LossAndMetrics], segment: Segment) -> LossAndMetrics | None:
+    def _next(self, parts: Iterator[LossAndMetrics]) -> LossAndMetrics | None:
         """The forward pass of the next part, in the dtype that the numerics say."""
-        with self.numerics.forward(segment.frames.device):
+        with self.numerics.forward(self.device):
             return next(parts, None)
 
     @torch.no_grad()
@@ -186,7 +203,6 @@ class Learner:
         for parameter in self.module.parameters():
             torch.autograd.graph.increment_version(parameter)
 
-    def _stop_where_diverged(self, good: Tensor, segment: Segment) -> None:
-        self.bad_in_a_row = torch.where(good, 0, self.bad_in_a_row + 1)
+    def _stop_where_diverged(self, segment: Segment) -> None:
         if self.updates % self.check_interval == 0 and int(self.bad_in_a_row) >= self.max_bad_updates:
             raise Diverged(self.name, self.updates, segment)

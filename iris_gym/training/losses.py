@@ -1,11 +1,13 @@
 """What each component learns from a segment of real experience. Closures, so that the trainer knows no component."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from iris_gym.functional import sample_categorical, unit_frames
+from iris_gym.functional import sample_categorical, slices, unit_frames
 from iris_gym.imagination.dynamics import DreamState, Dynamics
 from iris_gym.imagination.rollout import rollout
 from iris_gym.models.actor_critic import ActorCritic
@@ -15,8 +17,11 @@ from iris_gym.training.frame_cache import FrameCache
 from iris_gym.training.hard_examples import mine_hard_examples
 from iris_gym.types import DreamStep, RecurrentState, Segment, Trajectory
 
-Loss = Callable[[Segment], tuple[Tensor, dict[str, Tensor]]]
-"""segment → (scalar to minimise, detached metrics)."""
+Loss = Callable[[Any], tuple[Tensor, dict[str, Tensor]]]
+"""What an update learns from, a segment or a dream that begins there → (scalar to minimise, detached metrics)."""
+
+Dream = tuple[Trajectory, RecurrentState]
+"""A rollout, and the actor's state before its first frame."""
 
 
 def autoencoder_loss(tokenizer: Tokenizer, batch_size: int) -> Loss:
@@ -47,35 +52,50 @@ Objective = Callable[[Trajectory, RecurrentState], tuple[Tensor, dict[str, Tenso
 """`ActorCritic.loss` with its hyperparameters given."""
 
 
-def actor_critic_loss(
+def actor_critic_loss(objective: Objective) -> Loss:
+    """What the actor-critic learns from a dream."""
+
+    def loss(dream: Dream) -> tuple[Tensor, dict[str, Tensor]]:
+        return objective(*dream)
+
+    return loss
+
+
+def dreaming(
     cache: FrameCache,
     imagination: Imagination,
     actor_critic: ActorCritic,
-    objective: Objective,
     *,
+    parts: int = 1,
     refresh: Callable[[], None] = lambda: None,
-) -> Loss:
+) -> Callable[[Segment], Dream]:
     """Act in the dream that starts at the last frame of segments that pad left; the frames before burn in the LSTM.
 
-    `refresh` brings what `imagination` computes with up to date.
+    These frames are gone through in so many `parts`, which takes less memory. `refresh` brings what `imagination`
+    computes with up to date.
     """
 
-    def loss(segment: Segment) -> tuple[Tensor, dict[str, Tensor]]:
+    def dream(segment: Segment) -> Dream:
         refresh()
-        pictures, tokens = cache.reconstructions(segment), cache.tokens(segment.steps(slice(-1, None)))[:, 0]
-        actor_state = actor_critic.burn_in(pictures[:, :-1], segment.mask[:, :-1])
-        trajectory = imagination(tokens, pictures[:, -1], *actor_state)
-        return objective(trajectory, actor_state)
+        columns = []
+        for piece in slices(len(segment.mask), parts):
+            part = segment.take(piece)
+            pictures = cache.reconstructions(part)
+            columns.append((pictures[:, -1], *actor_critic.burn_in(pictures[:, :-1], part.mask[:, :-1])))
+        picture, hidden, cell = (torch.cat(column) for column in zip(*columns, strict=True))
+        tokens = cache.tokens(segment.steps(slice(-1, None)))[:, 0]
+        return imagination(tokens, picture, hidden, cell), (hidden, cell)
 
-    return loss
+    return dream
 
 
 def imagine(dynamics: Dynamics, actor_critic: ActorCritic, *, horizon: int, generator: torch.Generator) -> Imagination:
     """Let the actor act in dreams; see `rollout`. What it returns asks nothing of the device."""
 
-    def act(frame: Tensor, state: RecurrentState) -> tuple[Tensor, RecurrentState]:
+    def act(frame: Tensor, state: RecurrentState) -> tuple[Tensor, Tensor, RecurrentState]:
         logits, state = actor_critic.act(frame, state)
-        return sample_categorical(logits, generator=generator), state
+        action = sample_categorical(logits, generator=generator)
+        return action, F.log_softmax(logits, -1).gather(-1, action[:, None])[:, 0], state
 
     def step(state: DreamState, action: Tensor) -> tuple[DreamState, DreamStep]:
         return dynamics.step(state, action, generator=generator)

@@ -7,30 +7,25 @@ for each part.
 """
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from iris_gym.functional import unit_frames
-from iris_gym.models.actor_critic import ActorCritic
+from iris_gym.functional import slices, unit_frames
 from iris_gym.models.tokenizer import Tokenizer, foreground
 from iris_gym.models.world_model import Shares, WorldModel
 from iris_gym.training.frame_cache import FrameCache
 from iris_gym.training.hard_examples import mine_hard_examples
-from iris_gym.training.losses import Imagination, Objective
+from iris_gym.training.losses import Dream, Objective
 from iris_gym.types import Segment
 
-LossParts = Callable[[Segment], Iterator[tuple[Tensor, dict[str, Tensor]]]]
-"""segment → (scalar to minimise, detached metrics) of each part; each is to be gone back through before the next."""
+LossParts = Callable[[Any], Iterator[tuple[Tensor, dict[str, Tensor]]]]
+"""What an update learns from → (scalar to minimise, detached metrics) of each part; each is to be gone back through
+before the next."""
 
 SUMS = ("token_counts",)
 """Metrics that are counted, not averaged."""
-
-
-def slices(batch: int, parts: int) -> list[slice]:
-    """`batch` rows in so many parts of nearly the same size, or in parts of one row where there are fewer rows."""
-    bounds = torch.linspace(0, batch, min(parts, batch) + 1).round().int().tolist()
-    return [slice(start, stop) for start, stop in zip(bounds, bounds[1:], strict=False)]
 
 
 def autoencoder_parts(tokenizer: Tokenizer, batch_size: int, parts: int) -> LossParts:
@@ -76,38 +71,16 @@ def world_model_parts(cache: FrameCache, world_model: WorldModel, parts: int) ->
     return loss_parts
 
 
-def actor_critic_parts(
-    cache: FrameCache,
-    imagination: Imagination,
-    actor_critic: ActorCritic,
-    objective: Objective,
-    parts: int,
-    *,
-    refresh: Callable[[], None] = lambda: None,
-) -> LossParts:
-    """As `actor_critic_loss`: the dream, through which no gradient goes, in one piece, and what is learned in parts."""
+def actor_critic_parts(objective: Objective, parts: int) -> LossParts:
+    """As `actor_critic_loss`, in parts; the dream, through which no gradient goes, was dreamt in one piece."""
 
-    def loss_parts(segment: Segment) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
-        refresh()
-        pieces = slices(len(segment.mask), parts)
-        pictures, hidden, cell = _begin(cache, actor_critic, [segment.take(piece) for piece in pieces])
-        tokens = cache.tokens(segment.steps(slice(-1, None)))[:, 0]
-        trajectory = imagination(tokens, pictures, hidden, cell)
-        for piece in pieces:
+    def loss_parts(dream: Dream) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
+        trajectory, (hidden, cell) = dream
+        for piece in slices(len(hidden), parts):
             loss, metrics = objective(trajectory.take(piece), (hidden[piece], cell[piece]))
             yield _weighted(loss, metrics, (piece.stop - piece.start) / len(hidden))
 
     return loss_parts
-
-
-def _begin(cache: FrameCache, actor_critic: ActorCritic, parts: list[Segment]) -> tuple[Tensor, Tensor, Tensor]:
-    """Where dreams begin: the last pictures (B, 3, 64, 64) of all parts, and hidden and cell state before them."""
-    columns = []
-    for part in parts:
-        pictures = cache.reconstructions(part)
-        columns.append((pictures[:, -1], *actor_critic.burn_in(pictures[:, :-1], part.mask[:, :-1])))
-    pictures, hidden, cell = (torch.cat(column) for column in zip(*columns, strict=True))
-    return pictures, hidden, cell
 
 
 def _weighted(loss: Tensor, metrics: dict[str, Tensor], share: float) -> tuple[Tensor, dict[str, Tensor]]:

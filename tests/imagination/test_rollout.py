@@ -28,7 +28,9 @@ class CountingDream:
 
 
 class CountingActor:
-    """Its recurrent state counts its frames; the action is that count in row 0 and ten times it in row 1."""
+    """Its recurrent state counts its frames; the action is that count in row 0 and ten times it in row 1.
+
+    Its log-probability is less than nothing by that count."""
 
     def __init__(self) -> None:
         self.seen: list[int] = []
@@ -36,7 +38,7 @@ class CountingActor:
     def __call__(self, frame, state):
         self.seen.append(round(frame.mean().item() * 100))
         count = state[0] + 1
-        return torch.tensor([1, 10]) * int(count[0, 0]), (count, state[1])
+        return torch.tensor([1, 10]) * int(count[0, 0]), -count[:, 0], (count, state[1])
 
 
 def imagine(dream, actor, horizon: int, seen_before: int = 0):
@@ -53,6 +55,7 @@ def test_a_rollout_of_a_counting_dream():
     assert trajectory.ends.tolist() == [[False, True, False, False], [False] * 4]
     assert trajectory.frames.shape == (2, 4, 3, 64, 64)
     assert trajectory.tokens.tolist() == [[[number, row] for number in (7, 8, 9, 10)] for row in (0, 1)]
+    assert trajectory.log_probabilities.tolist() == [[-1, -2, -3, 0]] * 2
     assert trajectory.bonus is None
     assert (trajectory.actions.dtype, trajectory.rewards.dtype, trajectory.ends.dtype) == (
         torch.int64,

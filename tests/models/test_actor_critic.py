@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -39,6 +40,7 @@ def tiny_trajectory(last_action: int = 0, last_reward: float = 0.0, last_end: bo
         rewards=torch.tensor([[1.0, 0.0, last_reward]]),
         ends=torch.tensor([[False, True, last_end]]),
         tokens=UNREAD,
+        log_probabilities=UNREAD,
     )
 
 
@@ -171,7 +173,7 @@ def test_the_last_step_only_bootstraps():
 def test_a_good_action_becomes_likelier_and_the_value_moves_to_the_return():
     model = constant_actor_critic([0.5, 0.5], 0.0)
     trajectory = Trajectory(
-        frames(1, 2), torch.tensor([[1, 0]]), torch.tensor([[1.0, 0.0]]), torch.zeros(1, 2).bool(), UNREAD
+        frames(1, 2), torch.tensor([[1, 0]]), torch.tensor([[1.0, 0.0]]), torch.zeros(1, 2).bool(), UNREAD, UNREAD
     )
     loss_of(model, trajectory, entropy_weight=0.0)[0].backward()
     assert model.actor.bias.grad.tolist() == pytest.approx([0.5, -0.5])
@@ -185,7 +187,7 @@ def test_what_comes_behind_an_end_counts_only_where_it_is_to_be_learned():
 
     def loss(actions: list[int], rewards: list[float], learn_after_end: bool) -> tuple[float, float]:
         model = actor_critic()
-        trajectory = Trajectory(seen, torch.tensor([actions]), torch.tensor([rewards]), ends, UNREAD)
+        trajectory = Trajectory(seen, torch.tensor([actions]), torch.tensor([rewards]), ends, UNREAD, UNREAD)
         settings = dict(discount=0.5, lambda_=0.5, entropy_weight=0.1)
         value, metrics = model.loss(trajectory, state, learn_after_end=learn_after_end, **settings)
         return value.item(), metrics["value_loss"].item()
@@ -201,7 +203,7 @@ def test_returns_and_baseline_pass_no_gradient():
     # With an advantage of 0 and no entropy bonus the policy stands still, though its loss reads V.
     model = constant_actor_critic([0.25, 0.75], 1.0)
     trajectory = Trajectory(
-        frames(1, 2), torch.tensor([[1, 0]]), torch.tensor([[0.5, 0.0]]), torch.zeros(1, 2).bool(), UNREAD
+        frames(1, 2), torch.tensor([[1, 0]]), torch.tensor([[0.5, 0.0]]), torch.zeros(1, 2).bool(), UNREAD, UNREAD
     )
     loss_of(model, trajectory, entropy_weight=0.0)[0].backward()
     assert not any(parameter.grad.any() for parameter in model.parameters())
@@ -210,10 +212,54 @@ def test_returns_and_baseline_pass_no_gradient():
 def test_the_entropy_bonus_flattens_the_policy():
     model = constant_actor_critic([0.25, 0.75], 1.0)
     trajectory = Trajectory(
-        frames(1, 2), torch.tensor([[1, 0]]), torch.tensor([[0.5, 0.0]]), torch.zeros(1, 2).bool(), UNREAD
+        frames(1, 2), torch.tensor([[1, 0]]), torch.tensor([[0.5, 0.0]]), torch.zeros(1, 2).bool(), UNREAD, UNREAD
     )
     loss_of(model, trajectory)[0].backward()
     assert model.actor.bias.grad[0] < 0 < model.actor.bias.grad[1]
+
+
+def test_a_first_pass_moves_the_clipped_policy_as_reinforce_does():
+    """Where nothing has moved yet all ratios are 1, and their gradient is that of the log-probabilities."""
+    model, gradients = actor_critic(), []
+    trajectory = replace(tiny_trajectory(), ends=torch.zeros(1, 3).bool())
+    with torch.no_grad():
+        log_policy = model(trajectory.frames, model.initial_state(1))[0].log_softmax(-1)
+    trajectory = replace(trajectory, log_probabilities=log_policy.gather(-1, trajectory.actions[..., None])[..., 0])
+    for clip_range in (None, 0.2):
+        model.zero_grad()
+        loss_of(model, trajectory, clip_range=clip_range)[0].backward()
+        gradients.append([parameter.grad.clone() for parameter in model.parameters()])
+    torch.testing.assert_close(gradients[0], gradients[1])
+
+
+@pytest.mark.parametrize(
+    ("before", "reward", "moves"),
+    [
+        (0.45, 1.0, True),
+        (0.4, 1.0, False),
+        (0.4, -1.0, True),
+        (0.55, -1.0, True),
+        (0.65, -1.0, False),
+        (0.65, 1.0, True),
+    ],
+)
+def test_an_action_counts_no_more_once_it_has_moved_beyond_the_clip_range(before: float, reward: float, moves: bool):
+    """It is taken with 0.5 now, and was with `before` in the dream; back it may always move."""
+    model = constant_actor_critic([0.5, 0.5], 0.0)
+    trajectory = Trajectory(
+        frames(1, 2),
+        torch.tensor([[1, 0]]),
+        torch.tensor([[reward, 0.0]]),
+        torch.zeros(1, 2).bool(),
+        UNREAD,
+        torch.tensor([[before, 1.0]]).log(),
+    )
+    _, metrics = loss_of(model, trajectory, entropy_weight=0.0, clip_range=0.2)
+    ratio = 0.5 / before if moves else 1.2 if reward > 0 else 0.8
+    assert metrics["policy_loss"].item() == pytest.approx(-ratio * reward)
+    loss_of(model, trajectory, entropy_weight=0.0, clip_range=0.2)[0].backward()
+    expected = 0.5 * ratio * reward if moves else 0
+    assert model.actor.bias.grad.tolist() == pytest.approx([expected, -expected])
 
 
 def test_gradients_flow_through_the_lstm_over_time():
@@ -247,6 +293,7 @@ def test_the_batched_pass_has_the_loss_and_gradients_of_the_step_by_step_one():
         rewards=torch.tensor([[1.0, 0.0, -1.0, 0.0, 0.0, 0.0], [0.0, 1.0, 0.0, 0.0, 1.0, 0.0]]),
         ends=torch.tensor([[False] * 6, [False, False, True, False, False, False]]),
         tokens=UNREAD,
+        log_probabilities=UNREAD,
     )
     state = batched.burn_in(frames(2, 3, seed=1), torch.ones(2, 3, dtype=torch.bool))
     losses = []

@@ -341,7 +341,9 @@ def test_actor_critic_outputs():
 def test_actor_critic_losses_and_gradients():
     model = published_actor_critic()
     given = {name: golden(f"actor_critic/loss_given/{name}") for name in ("actions", "rewards", "ends")}
-    trajectory = Trajectory(frames("actor_critic/obs_lowres"), **given, tokens=torch.empty(0))
+    trajectory = Trajectory(
+        frames("actor_critic/obs_lowres"), **given, tokens=torch.empty(0), log_probabilities=torch.empty(0)
+    )
     loss, metrics = model.loss(trajectory, burnt_in(model), discount=0.995, lambda_=0.95, entropy_weight=0.001)
     assert_close(metrics["policy_loss"], "actor_critic/loss/loss_actions")
     assert_close(metrics["value_loss"], "actor_critic/loss/loss_values")

@@ -184,9 +184,9 @@ def test_the_loss_with_a_warm_cache_is_the_one_with_a_cold_cache(index, replay):
     learner = build_learners(config, build_models(config, 3, "cpu"), streams)[index]
     segment = sample(replay, learner.plan.segment_length, learner.plan.align, batch=4)
     before = streams.imagining.get_state()
-    cold = learner.loss(segment)[0].item()
+    cold = learner.loss(learner.prepare(segment))[0].item()
     streams.imagining.set_state(before)
-    assert learner.loss(segment)[0].item() == cold
+    assert learner.loss(learner.prepare(segment))[0].item() == cold
 
 
 @pytest.mark.parametrize(

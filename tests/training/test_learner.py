@@ -113,6 +113,17 @@ def test_an_update_is_a_step_of_the_optimizer_and_reports_loss_and_gradient():
     assert not any(value.requires_grad for value in metrics.values())
 
 
+def test_several_passes_are_as_many_steps_on_what_was_prepared_once():
+    module, prepared = Slope(0.5), []
+    trained = learner(module, passes=3)
+    trained.prepare = lambda segment: prepared.append(segment) or len(prepared)
+    trained.loss = lambda batch: module.loss(batch * 10)
+    metrics = trained.update(SEGMENT, epoch=1)
+    assert prepared == [SEGMENT] and trained.updates == 1
+    assert module.weight.item() == 5.0 - 3 * 0.5
+    assert metrics["loss"].item() == 0.5 * (5.0 - 2 * 0.5), "of the last pass"
+
+
 def test_gradients_do_not_add_up_over_updates():
     module = Slope(3.0)
     trained = learner(module)

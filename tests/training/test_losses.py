@@ -13,7 +13,7 @@ from iris_gym.nn.convnet import strided_decoder, strided_encoder
 from iris_gym.nn.quantizer import EMAQuantizer
 from iris_gym.training.frame_cache import FrameCache
 from iris_gym.training.hard_examples import CANDIDATES
-from iris_gym.training.losses import actor_critic_loss, autoencoder_loss, imagine, world_model_loss
+from iris_gym.training.losses import actor_critic_loss, autoencoder_loss, dreaming, imagine, world_model_loss
 from iris_gym.types import Segment
 
 K, HORIZON = 4, 4
@@ -46,7 +46,8 @@ def dream_loss(tokenizer, world_model, actor_critic, data: Segment, **changes):
     objective = partial(actor_critic.loss, **({"discount": 0.9, "lambda_": 0.9, "entropy_weight": 0.01} | changes))
     generator = torch.Generator().manual_seed(3)
     imagination = imagine(Dynamics(tokenizer, world_model), actor_critic, horizon=HORIZON, generator=generator)
-    return actor_critic_loss(FrameCache(tokenizer), imagination, actor_critic, objective)(data)
+    dream = dreaming(FrameCache(tokenizer), imagination, actor_critic)
+    return actor_critic_loss(objective)(dream(data))
 
 
 def has_gradient(module: nn.Module) -> bool:
@@ -121,6 +122,16 @@ def test_the_dream_starts_at_the_reconstruction_of_the_last_frame_behind_the_bur
     assert torch.equal(trajectory.frames[:, 0], kept[:, -1])
     torch.testing.assert_close(state, actor_critic.burn_in(kept[:, :-1], data.mask[:, :-1]))
     assert not trajectory.frames.requires_grad
+
+
+def test_a_dream_knows_how_likely_its_actions_were():
+    tokenizer, world_model, actor_critic = models()
+    source = torch.Generator().manual_seed(3)
+    imagination = imagine(Dynamics(tokenizer, world_model), actor_critic, horizon=HORIZON, generator=source)
+    trajectory, state = dreaming(FrameCache(tokenizer), imagination, actor_critic)(segment(3))
+    log_policy = actor_critic(trajectory.frames, state)[0].log_softmax(-1)[:, :-1]
+    expected = log_policy.gather(-1, trajectory.actions[:, :-1, None]).squeeze(-1)
+    torch.testing.assert_close(trajectory.log_probabilities[:, :-1], expected)
 
 
 def test_padded_frames_do_not_count():

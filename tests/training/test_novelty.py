@@ -48,7 +48,7 @@ def trajectory(tokens: torch.Tensor, ends: list[list[bool]]) -> Trajectory:
     """Of (B, H, K) `tokens`; the frames are not read."""
     batch, horizon = tokens.shape[:2]
     zeros = torch.zeros(batch, horizon)
-    return Trajectory(torch.zeros(batch, horizon, 1), zeros.long(), zeros, torch.tensor(ends), tokens)
+    return Trajectory(torch.zeros(batch, horizon, 1), zeros.long(), zeros, torch.tensor(ends), tokens, zeros)
 
 
 def test_frames_are_counted_and_what_was_never_seen_is_not(replay):

@@ -14,7 +14,6 @@ from iris_gym.models.tokenizer import Tokenizer
 from iris_gym.training.frame_cache import FrameCache
 from iris_gym.training.hard_examples import CANDIDATES
 from iris_gym.training.learner import Learner
-from iris_gym.training.parts import slices
 from iris_gym.training.randomness import RandomStreams
 from iris_gym.types import Segment
 
@@ -36,6 +35,7 @@ KINDS = {
     "hard examples": CONFIG.replace(hard_examples=0.5),
     "outcomes in the sequence": CONFIG.replace(sequence_layout="frame_action_reward_end"),
     "without first frames": CONFIG.replace(learn_first_frames=False),
+    "several passes": CONFIG.replace(actor_critic_passes=3),
 }
 
 
@@ -84,6 +84,7 @@ def updated(config: IRISConfig, models: Models, component: str, updates: int) ->
         ("outcomes in the sequence", "world_model"),
         ("without first frames", "world_model"),
         ("averaged codebook", "actor_critic"),
+        ("several passes", "actor_critic"),
     ],
 )
 def test_parts_learn_what_the_whole_batch_does(kind: str, component: str, parts: int, monkeypatch):
@@ -184,12 +185,3 @@ def _kept(config: IRISConfig, component: str) -> int:
     with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
         learner.update(padded(learner, 0), epoch=EPOCH)
     return most
-
-
-@pytest.mark.parametrize(
-    "batch, parts, expected", [(7, 3, [2, 3, 2]), (4, 2, [2, 2]), (2, 8, [1, 1]), (1, 4, [1]), (5, 1, [5])]
-)
-def test_slices(batch: int, parts: int, expected: list[int]):
-    pieces = slices(batch, parts)
-    assert [piece.stop - piece.start for piece in pieces] == expected
-    assert pieces[0].start == 0 and pieces[-1].stop == batch
