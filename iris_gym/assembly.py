@@ -30,6 +30,7 @@ from iris_gym.nn.quantizer import EMAQuantizer, GradientQuantizer, Quantizer
 from iris_gym.nn.vqgan import vqgan_decoder, vqgan_encoder
 from iris_gym.training.collector import Collector
 from iris_gym.training.frame_cache import FrameCache
+from iris_gym.training.imitation import Imitation, with_imitation
 from iris_gym.training.learner import Learner, LearnerPlan
 from iris_gym.training.losses import (
     Imagination,
@@ -200,7 +201,8 @@ def build_learners(
 ) -> list[Learner]:
     """Autoencoder, world model and actor-critic in the order in which an epoch trains them.
 
-    In `replay` it is counted what is novel; it may be None where `novelty_weight` is 0.
+    In `replay` it is counted what is novel, and found what is imitated; it may be None where `novelty_weight` and
+    `imitation_share` are 0.
     """
     frozen = freeze(config, models)
     cache = FrameCache(models.tokenizer, frozen.tokenizer, keep=config.cache_frames)
@@ -357,6 +359,10 @@ def _actor_critic_learner(
         assert replay is not None, "what is novel is counted in a replay"
         novelty = Novelty(cache, replay, config.novelty_weight, unseen_is_novel=config.unseen_is_novel)
         imagination = with_novelty(imagination, novelty)
+    dream = dreaming(cache, imagination, models.actor_critic, parts=parts, refresh=frozen.refresh)
+    if config.imitation_share:
+        assert replay is not None, "what is imitated lies in a replay"
+        dream = with_imitation(dream, _imitation(config, models, cache, streams, replay))
     objective = partial(
         models.actor_critic.loss,
         discount=config.discount,
@@ -386,9 +392,25 @@ def _actor_critic_learner(
         ),
         max_gradient_norm=config.max_gradient_norm,
         numerics=_numerics(config, models.actor_critic, dtype=torch.float32),
-        prepare=dreaming(cache, imagination, models.actor_critic, parts=parts, refresh=frozen.refresh),
+        prepare=dream,
         loss_parts=actor_critic_parts(objective, parts) if parts > 1 else None,
         max_bad_updates=config.max_bad_updates,
+    )
+
+
+def _imitation(
+    config: IRISConfig, models: Models, cache: FrameCache, streams: RandomStreams, replay: Replay
+) -> Imitation:
+    return Imitation(
+        cache,
+        replay,
+        models.actor_critic,
+        share=config.imitation_share,
+        best=config.imitated_episodes,
+        since=config.random_steps,
+        burn_in=config.burn_in,
+        horizon=config.imagination_horizon,
+        generator=streams.sampling,
     )
 
 

@@ -156,6 +156,12 @@ class IRISConfig:
     clip_range: float = 0.2
     """With several `actor_critic_passes`: how far the probability of an action may move from what it was in the dream,
     as a share of it, before the action counts no more."""
+    imitation_share: float = 0.0
+    """Share of the actor-critic's batch that is lived instead of dreamt: stretches of the best episodes since
+    `random_steps`, of which only what went better than expected is learned (self-imitation, Oh et al. 2018). A dream
+    does not lead on from where all that was met ended badly; one episode that went on by chance does."""
+    imitated_episodes: float = 0.1
+    """With `imitation_share`: the share of the episodes, those with the largest sums of rewards, that are best."""
     max_gradient_norm: float = 10.0
     """Gradients are clipped to this norm, each component's by itself."""
     sample_uniformly: Literal["episodes", "steps"] = "episodes"
@@ -380,7 +386,7 @@ POSITIVE = (
     "transformer_learning_rate transformer_batch_size lstm_dim discount actor_critic_learning_rate "
     "actor_critic_batch_size actor_channels max_gradient_norm env_steps_per_epoch total_epochs checkpoint_interval "
     "keep_checkpoints eval_episodes accumulate_gradients max_bad_updates max_eval_steps settled_autoencoder_factor "
-    "actor_critic_passes clip_range"
+    "actor_critic_passes clip_range imitated_episodes"
 ).split()
 NON_NEGATIVE = (
     "perceptual_weight foreground_weight commitment_weight dead_code_threshold autoencoder_updates_per_epoch "
@@ -391,7 +397,7 @@ NON_NEGATIVE = (
 ).split()
 UNIT_INTERVAL = (
     "codebook_decay autoencoder_adam_beta2 transformer_dropout discount td_lambda epsilon dreams_before_rewards "
-    "hard_examples settled_autoencoder_factor"
+    "hard_examples settled_autoencoder_factor imitation_share imitated_episodes"
 ).split()
 YAML_SUFFIXES = (".yaml", ".yml")
 

@@ -30,7 +30,7 @@ def check_stored(state: dict[str, Any], headers: Headers, source: str) -> None:
     """Raise `UsageError` unless a checkpoint's or a saved file's state is complete and all its tensors fit it."""
     config, models = _expected(state, TRAINING, f"{source}: {STATE_FILE}")
     check_weights(models, headers[WEIGHTS_FILE], source)
-    plain = config.replace(novelty_weight=0.0)  # which would need a replay, and has nothing that is stored
+    plain = config.replace(novelty_weight=0.0, imitation_share=0.0)  # these need a replay, and have nothing stored
     with torch.device("meta"):
         learners = build_learners(plain, models, RandomStreams(0, torch.device("cpu")))
     optimizers = {learner.name: learner.optimizer for learner in learners}

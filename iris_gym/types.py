@@ -64,6 +64,7 @@ class Trajectory:
     tokens: Tensor  # (B, H, K) int64, of the frames
     log_probabilities: Tensor  # (B, H) float32, of the actions, by the actor that took them
     bonus: Tensor | None = None  # (B, H) float32, what returns have beside the rewards; None: nothing
+    real: Tensor | None = None  # (B,) bool, which rows were lived and not dreamt; None: none
 
     def take(self, batch: slice) -> "Trajectory":
         """Some of the B rows of the batch."""

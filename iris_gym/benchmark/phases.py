@@ -138,7 +138,7 @@ class Bench:
         self.models = models_to_time(config, self.num_actions, device)
         self.policy = build_acting(config, self.models)
         # Without novelty, whose counting is an epoch's work, not that of the update that happens to be the first.
-        learners = build_learners(config.replace(novelty_weight=0.0), self.models, self.streams)
+        learners = build_learners(config.replace(novelty_weight=0.0), self.models, self.streams, replay)
         self.learners = {learner.name: learner for learner in learners}
         self.trainer = build_trainer(config, self.models, replay, self.streams)
         self.frozen = freeze(config, self.models)

@@ -18,6 +18,7 @@ class Episode:
 
     terminated: bool = False
     truncated: bool = False
+    total: float = 0.0  # of its rewards
     _rows: array = field(default_factory=lambda: array("q"))
 
     def __len__(self) -> int:
@@ -26,6 +27,10 @@ class Episode:
     @property
     def open(self) -> bool:
         return not (self.terminated or self.truncated)
+
+    @property
+    def first_row(self) -> int:
+        return self._rows[0]
 
     @property
     def rows(self) -> NDArray[np.int64]:

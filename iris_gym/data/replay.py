@@ -237,6 +237,37 @@ class Replay:
         steps = [episode.step_of(row) for episode, row in zip(episodes, rows, strict=True)]
         return episodes, np.array(steps, np.int64)
 
+    def sample_best(
+        self,
+        batch_size: int,
+        before: int,
+        length: int,
+        *,
+        share: float,
+        since: int,
+        generator: np.random.Generator,
+    ) -> Segment | None:
+        """Draw B = `batch_size` segments of the best episodes: `before` steps, then `length` from a step on.
+
+        That step is drawn uniformly from the `share` of the closed episodes with the largest sums of rewards, one at
+        least, the newer of equal ones; only episodes that began at row `since` or later count. Segments are padded on
+        both sides. None where no episode is better than another.
+        """
+        closed = [episode for episode in reversed(self._episodes) if not episode.open and episode.first_row >= since]
+        if len({episode.total for episode in closed}) < 2:
+            return None
+        closed.sort(key=lambda episode: -episode.total)  # stable
+        best = closed[: math.ceil(share * len(closed))]
+        lengths = np.array([len(episode) for episode in best])
+        steps = generator.integers(lengths.sum(), size=batch_size)
+        firsts = lengths.cumsum() - lengths
+        windows = []
+        for step, index in zip(steps, np.searchsorted(firsts, steps, side="right") - 1, strict=True):
+            start = int(step - firsts[index])
+            windows.append(best[index].window(start - before, start + length))
+        rows, masks = zip(*windows, strict=True)
+        return self._gather(np.stack(rows), np.stack(masks))
+
     def check_steps(self, num_actions: int, num_environments: int) -> None:
         """Raise `UsageError` for the first row that these environments cannot have given: the files may be anybody's.
 
@@ -307,6 +338,7 @@ class Replay:
             self._episodes.append(self._open[environment])
         episode = self._open[environment]
         episode.append(self._rows)
+        episode.total += float(reward)
         self._episode_of_row.append(episode)
         if reward:
             self._rewarded.append(self._rows)

@@ -85,6 +85,9 @@ class ActorCritic(nn.Module):
         With a `clip_range` the clipped surrogate takes the place of REINFORCE (PPO; Schulman et al. 2017, equation 7):
         a trajectory may then be learned from more than once, by an actor that is no longer the one that acted in it.
 
+        Of rows that are `real` only what went better than the value said is learned, as others took their actions for
+        other ends (self-imitation; Oh et al. 2018, equations 1 to 3, there of whole episodes' returns).
+
         `state` is the one before the trajectory's first frame. The last step only bootstraps. Returns are made of
         rewards and the trajectory's bonus, whose mean absolute value is `exploration_bonus`; `imagined_return` and
         `imagined_reward` leave it out, `value` does not. Gradients flow through the LSTM over time and into nothing but
@@ -98,14 +101,17 @@ class ActorCritic(nn.Module):
         log_probability = log_policy.gather(-1, trajectory.actions[:, :-1, None]).squeeze(-1)
         weights = torch.ones_like(returns) if learn_after_end else before_end(trajectory.ends[:, :-1]).float()
         entropy = -(log_policy.exp() * log_policy).sum(-1)
-        advantage = returns - values.detach()
+        advantage, error = returns - values.detach(), returns - values
+        if trajectory.real is not None:
+            better = ~trajectory.real[:, None] | (advantage > 0)
+            advantage, error = better * advantage, better * error
         if clip_range is None:
             surrogate = log_probability * advantage
         else:
             ratio = (log_probability - trajectory.log_probabilities[:, :-1]).exp()
             surrogate = torch.minimum(ratio * advantage, ratio.clamp(1 - clip_range, 1 + clip_range) * advantage)
         policy_loss = -(weights * surrogate).mean()
-        value_loss = (weights * (values - returns).square()).mean()
+        value_loss = (weights * error.square()).mean()
         loss = policy_loss + value_loss - entropy_weight * (weights * entropy).mean()
         metrics = {
             "loss": loss,

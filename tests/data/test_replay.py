@@ -279,6 +279,62 @@ def test_without_rewards_there_is_nothing_before_them(tmp_path):
         assert drawn_before_rewards(replay, 1.0, lead=1).tolist() == [0, 0, 0, 0, 12_000]
 
 
+def add_episodes(replay: Replay, *totals: float, closed: bool = True) -> None:
+    """One of three steps for each total, which its last step brings; the action is the row number."""
+    for total in totals:
+        for step in range(3):
+            last = step == 2
+            replay.append(make_frame(len(replay)), len(replay), last * total, closed and last and total != 7, last)
+
+
+def best(replay: Replay, share: float, since: int = 0, before: int = 0, length: int = 1) -> Segment | None:
+    draws = np.random.default_rng(0)
+    return replay.sample_best(200, before, length, share=share, since=since, generator=draws)
+
+
+@pytest.mark.parametrize(
+    ("share", "since", "rows"),
+    [
+        (0.2, 0, [6, 7, 8]),
+        (0.21, 0, [6, 7, 8, 12, 13, 14]),  # of two equal ones the newer, and a part of an episode is one
+        (0.1, 7, [12, 13, 14]),
+        (1.0, 4, [6, 7, 8, 9, 10, 11, 12, 13, 14]),
+    ],
+)
+def test_the_best_episodes_are_those_with_the_largest_sums(replay: Replay, share: float, since: int, rows: list[int]):
+    add_episodes(replay, 2.0, 0.0, 7.0, -1.0, 2.0)
+    replay.append(make_frame(15), 15, 100.0, False, False)  # still open
+    segment = best(replay, share, since)
+    assert segment is not None and sorted(set(segment.actions.flatten().tolist())) == rows
+    counts = np.bincount(segment.actions.flatten())[rows]
+    assert counts.min() > 0.4 * counts.mean(), "each step as often as another"
+
+
+def test_stretches_of_the_best_episodes_are_padded_on_both_sides(replay: Replay):
+    add_episodes(replay, 0.0, 1.0)
+    segment = best(replay, 0.5, before=2, length=3)
+    assert segment is not None and segment.frames.shape == (200, 5, *FRAME_SHAPE)
+    stretches = {tuple(row) for row in np.where(segment.mask, segment.actions, -1).tolist()}
+    assert stretches == {(-1, -1, 3, 4, 5), (-1, 3, 4, 5, -1), (3, 4, 5, -1, -1)}
+    assert torch.equal(segment.mask, segment.frames.flatten(2).any(-1))
+
+
+def test_where_no_episode_is_better_than_another_none_is_best(replay: Replay):
+    assert best(replay, 1.0) is None
+    add_episodes(replay, 1.0, 0.0, 0.0)
+    assert best(replay, 0.1, since=3) is None and best(replay, 0.1) is not None
+
+
+def test_the_best_episodes_of_a_reopened_replay_are_the_same(tmp_path: Path):
+    with Replay(tmp_path) as replay:
+        add_episodes(replay, 2.0, 0.0, 7.0, -1.0)
+        expected = best(replay, 0.5)
+        replay.flush()
+    with Replay(tmp_path) as reopened:
+        again = best(reopened, 0.5)
+    assert expected is not None and again is not None and torch.equal(expected.actions, again.actions)
+
+
 def test_the_seed_decides(replay: Replay):
     fill(replay, 20, 20)
     first, again, other = (sample(replay, 16, 2, "start", seed).actions for seed in (1, 1, 2))

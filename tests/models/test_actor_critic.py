@@ -262,6 +262,28 @@ def test_an_action_counts_no_more_once_it_has_moved_beyond_the_clip_range(before
     assert model.actor.bias.grad.tolist() == pytest.approx([expected, -expected])
 
 
+@pytest.mark.parametrize("clip_range", [None, 0.2])
+@pytest.mark.parametrize(("value", "gradient"), [(0.25, -1.5), (1.0, 0.0), (2.0, 0.0)])
+def test_of_what_was_lived_only_what_went_better_than_expected_is_learned(value, gradient, clip_range):
+    """The return is 1; the second row, dreamt, is learned from in any case."""
+    model = constant_actor_critic([0.5, 0.5], value)
+    lived = Trajectory(
+        frames(1, 2), torch.tensor([[1, 0]]), torch.tensor([[1.0, 0.0]]), torch.tensor([[True, False]]), UNREAD[None],
+        torch.tensor([[0.5, 1.0]]).log(), real=torch.tensor([True]),
+    )  # fmt: skip
+    both = replace(lived, real=torch.tensor([True, False]), **{
+        name: getattr(lived, name).repeat_interleave(2, 0)
+        for name in ("frames", "actions", "rewards", "ends", "log_probabilities")
+    })  # fmt: skip
+    for trajectory, dreamt in ((lived, 0), (both, 1)):
+        model.zero_grad()
+        loss_of(model, trajectory, entropy_weight=0.0, clip_range=clip_range)[0].backward()
+        rows, advantage = len(trajectory.actions), 1 - value
+        assert model.critic.bias.grad.item() == pytest.approx((gradient - 2 * advantage * dreamt) / rows)
+        expected = 0.5 * (max(advantage, 0) + advantage * dreamt) / rows
+        assert model.actor.bias.grad.tolist() == pytest.approx([expected, -expected])
+
+
 def test_gradients_flow_through_the_lstm_over_time():
     model = actor_critic()
     seen = frames(1, 4).requires_grad_()
