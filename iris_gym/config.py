@@ -372,6 +372,13 @@ class IRISConfig:
             slow,
             f"must lie between 0 and stop_autoencoder_after={last}, which has to be given, or be None",
         )
+        batch = self.actor_critic_batch_size
+        _require(
+            not self.imitation_share or 0 < round(self.imitation_share * batch) < batch,
+            "imitation_share",
+            self.imitation_share,
+            f"must be 0, or leave some of actor_critic_batch_size={batch} to dreams and some to what was lived",
+        )
         _require(
             not (self.atari_100k and is_atari(self.env)) or self.max_env_steps == ATARI_100K_STEPS,
             "max_env_steps",

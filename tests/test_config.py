@@ -36,6 +36,7 @@ OTHER_SHAPES = {
     "autoencoder_first_updates": 5,
     "transformer_first_updates": 6,
     "actor_critic_first_updates": 7,
+    "imitation_share": 0.5,
 }
 
 

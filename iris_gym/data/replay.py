@@ -211,6 +211,10 @@ class Replay:
             others = int(generator.binomial(batch_size, before_rewards))
             episodes[:others], steps[:others] = self._draw_before_rewards(others, lead, generator)
         starts = steps if align == "start" else steps + 1 - length
+        return self._windows(episodes, starts, length)
+
+    def _windows(self, episodes: Sequence[Episode], starts: NDArray[np.int64], length: int) -> Segment:
+        """Of each of `episodes` the `length` steps from one of `starts` on."""
         windows = [episode.window(start, start + length) for episode, start in zip(episodes, starts, strict=True)]
         rows, masks = zip(*windows, strict=True)
         return self._gather(np.stack(rows), np.stack(masks))
@@ -257,16 +261,9 @@ class Replay:
         if len({episode.total for episode in closed}) < 2:
             return None
         closed.sort(key=lambda episode: -episode.total)  # stable
-        best = closed[: math.ceil(share * len(closed))]
-        lengths = np.array([len(episode) for episode in best])
-        steps = generator.integers(lengths.sum(), size=batch_size)
-        firsts = lengths.cumsum() - lengths
-        windows = []
-        for step, index in zip(steps, np.searchsorted(firsts, steps, side="right") - 1, strict=True):
-            start = int(step - firsts[index])
-            windows.append(best[index].window(start - before, start + length))
-        rows, masks = zip(*windows, strict=True)
-        return self._gather(np.stack(rows), np.stack(masks))
+        best = np.concatenate([episode.rows for episode in closed[: math.ceil(share * len(closed))]])
+        episodes, steps = self._steps_of(generator.choice(best, batch_size))
+        return self._windows(episodes, steps - before, before + length)
 
     def check_steps(self, num_actions: int, num_environments: int) -> None:
         """Raise `UsageError` for the first row that these environments cannot have given: the files may be anybody's.

@@ -85,14 +85,14 @@ class ActorCritic(nn.Module):
         With a `clip_range` the clipped surrogate takes the place of REINFORCE (PPO; Schulman et al. 2017, equation 7):
         a trajectory may then be learned from more than once, by an actor that is no longer the one that acted in it.
 
-        Of rows that are `real` only what went better than the value said is learned, as others took their actions for
-        other ends (self-imitation; Oh et al. 2018, equations 1 to 3, there of whole episodes' returns).
+        Of `real` rows, whose actions an earlier actor took, only what went better than the value says is learned
+        (self-imitation; Oh et al. 2018, equations 1 to 3, there with whole episodes' returns).
 
         `state` is the one before the trajectory's first frame. The last step only bootstraps. Returns are made of
         rewards and the trajectory's bonus, whose mean absolute value is `exploration_bonus`; `imagined_return` and
-        `imagined_reward` leave it out, `value` does not. Gradients flow through the LSTM over time and into nothing but
-        this network. Without `learn_after_end` the steps behind an end weigh nothing; means are still over all steps,
-        so that the losses of a batch's parts add up to its own.
+        `imagined_reward` leave it out, `value` does not, and real rows count in all three. Gradients flow through the
+        LSTM over time and into nothing but this network. Without `learn_after_end` the steps behind an end weigh
+        nothing; means are still over all steps, so that the losses of a batch's parts add up to its own.
         """
         logits, values, _ = self(trajectory.frames, state)
         rewards = trajectory.rewards if trajectory.bonus is None else trajectory.rewards + trajectory.bonus

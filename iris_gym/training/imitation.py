@@ -64,10 +64,9 @@ def with_imitation(dream: Callable[[Segment], Dream], imitation: Imitation) -> C
     """The same, but for the share of the batch that is lived instead of dreamt."""
 
     def mixed(segment: Segment) -> Dream:
-        batch = len(segment.mask)
-        count = min(round(imitation.share * batch), batch - 1)
-        lived = imitation.stretches(count) if count else None
-        return dream(segment) if lived is None else _joined(dream(segment.take(slice(batch - count))), lived)
+        count = round(imitation.share * len(segment.mask))
+        lived = imitation.stretches(count)
+        return dream(segment) if lived is None else _joined(dream(segment.take(slice(-count))), lived)
 
     return mixed
 
