@@ -152,7 +152,7 @@ class IRISConfig:
     actor_critic_passes: int = 1
     """Steps that an update of the actor-critic takes on one and the same dreams: several learn more from each, for less
     than more dreams would cost. Then the clipped surrogate of PPO takes the place of REINFORCE (Schulman et al. 2017,
-    equation 7)."""
+    equation 7); otherwise than there each step estimates returns and advantages anew."""
     clip_range: float = 0.2
     """With several `actor_critic_passes`: how far the probability of an action may move from what it was in the dream,
     as a share of it, before the action counts no more."""

@@ -55,7 +55,8 @@ class DreamStep:
 
 @dataclass(frozen=True, slots=True)
 class Trajectory:
-    """An imagined rollout. Its last step only bootstraps: action, reward and end there are zeros that no loss reads."""
+    """An imagined rollout, or what was lived told as one. Its last step only bootstraps: no loss reads action, reward
+    and end there, in dreams zeros."""
 
     frames: Tensor  # (B, H, 3, 64, 64) float32 in [0, 1], what the actor saw
     actions: Tensor  # (B, H) int64

@@ -137,8 +137,10 @@ class Bench:
         self.num_actions = num_actions(env)
         self.models = models_to_time(config, self.num_actions, device)
         self.policy = build_acting(config, self.models)
-        # Without novelty, whose counting is an epoch's work, not that of the update that happens to be the first.
-        learners = build_learners(config.replace(novelty_weight=0.0), self.models, self.streams, replay)
+        # Without novelty, whose counting is an epoch's work, not that of the update that happens to be the first, and
+        # without imitation: in noise no episode is better than another, and a dream takes longer than what was lived.
+        plain = config.replace(novelty_weight=0.0, imitation_share=0.0)
+        learners = build_learners(plain, self.models, self.streams)
         self.learners = {learner.name: learner for learner in learners}
         self.trainer = build_trainer(config, self.models, replay, self.streams)
         self.frozen = freeze(config, self.models)

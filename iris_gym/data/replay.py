@@ -335,7 +335,7 @@ class Replay:
             self._episodes.append(self._open[environment])
         episode = self._open[environment]
         episode.append(self._rows)
-        episode.total += float(reward)
+        episode.total += float(np.float32(reward))  # as it is stored
         self._episode_of_row.append(episode)
         if reward:
             self._rewarded.append(self._rows)

@@ -99,7 +99,10 @@ class ActorCritic(nn.Module):
         returns = lambda_returns(rewards, values.detach(), trajectory.ends, discount=discount, lambda_=lambda_)
         log_policy, values, returns = F.log_softmax(logits[:, :-1], -1), values[:, :-1], returns[:, :-1]
         log_probability = log_policy.gather(-1, trajectory.actions[:, :-1, None]).squeeze(-1)
-        weights = torch.ones_like(returns) if learn_after_end else before_end(trajectory.ends[:, :-1]).float()
+        weights = before_end(trajectory.ends[:, :-1]).float()
+        if learn_after_end:  # of a dream, which goes on there as what was lived does not
+            ones = torch.ones_like(weights)
+            weights = ones if trajectory.real is None else torch.where(trajectory.real[:, None], weights, ones)
         entropy = -(log_policy.exp() * log_policy).sum(-1)
         advantage, error = returns - values.detach(), returns - values
         if trajectory.real is not None:

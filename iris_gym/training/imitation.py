@@ -42,7 +42,9 @@ class Imitation:
         )
         if segment is None:
             return None
-        pictures, after = self.cache.reconstructions(segment), segment.steps(slice(self.burn_in, None))
+        after = segment.steps(slice(self.burn_in, None))
+        # Black behind an episode's last step, where the cache gives whatever picture it has.
+        pictures = self.cache.reconstructions(segment) * segment.mask[..., None, None, None]
         before, pictures = pictures.split((self.burn_in, self.horizon), dim=1)
         state = self.actor_critic.burn_in(before, segment.mask[:, : self.burn_in])
         with torch.no_grad():
@@ -64,9 +66,10 @@ def with_imitation(dream: Callable[[Segment], Dream], imitation: Imitation) -> C
     """The same, but for the share of the batch that is lived instead of dreamt."""
 
     def mixed(segment: Segment) -> Dream:
-        count = round(imitation.share * len(segment.mask))
-        lived = imitation.stretches(count)
-        return dream(segment) if lived is None else _joined(dream(segment.take(slice(-count))), lived)
+        batch = len(segment.mask)
+        count = round(imitation.share * batch)
+        lived = imitation.stretches(count) if count else None
+        return dream(segment) if lived is None else _joined(dream(segment.take(slice(batch - count))), lived)
 
     return mixed
 

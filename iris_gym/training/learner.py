@@ -93,9 +93,10 @@ class Learner:
 
     The loss is of what `prepare` makes of a segment, once for all passes of an update; by default of the segment.
     With `loss_parts` a batch is gone through in parts, whose losses add up to `loss`.
-    An update with a loss or gradient that is not finite is skipped: weights, buffers and moments stay as they are.
-    After `max_bad_updates` of them in a row `update` raises `Diverged`. A GPU is asked every `CHECK_INTERVAL` updates
-    whether it stands in such a row, and not of one that has ended before; there the optimizer has to be a fused one.
+    A step with a loss or gradient that is not finite is skipped: weights, buffers and moments stay as they are. After
+    `max_bad_updates` updates in a row that skipped one, `update` raises `Diverged`. A GPU is asked every
+    `CHECK_INTERVAL` updates whether it stands in such a row, and not of one that has ended before; there the optimizer
+    has to be a fused one.
     """
 
     def __init__(
@@ -132,39 +133,40 @@ class Learner:
     def update(self, segment: Segment, epoch: int) -> dict[str, Tensor]:
         """One step on a segment, or as many as the plan has passes; returns the last one's metrics and gradient norm.
 
-        All are still on the device. Where that step was skipped they are zeros, and `skipped_updates` is 1.
+        All are still on the device. Where that step was skipped they are zeros; where any was, `skipped_updates` is 1.
         """
         factor = self.plan.learning_rate_factor(epoch)
         for group, learning_rate in zip(self.optimizer.param_groups, self.learning_rates, strict=True):
             group["lr"] = learning_rate * factor
         metrics: dict[str, Tensor] = {}
+        all_good = torch.ones((), dtype=torch.bool, device=self.device)
         self.module.train()
         try:
             batch = self._prepared(segment)
             for _ in range(self.plan.passes):
-                metrics = self._pass(batch)
+                metrics, good = self._pass(batch)
+                all_good = all_good & good
         finally:
             self.module.eval()
         self.updates += 1
+        self.bad_in_a_row = torch.where(all_good, 0, self.bad_in_a_row + 1)
         self._stop_where_diverged(segment)
-        return metrics
+        return metrics | {"skipped_updates": (~all_good).float()}
 
     def _prepared(self, segment: Segment) -> Any:
         with self.numerics.update(), self.numerics.forward(self.device):
             return self.prepare(segment)
 
-    def _pass(self, batch: Any) -> dict[str, Tensor]:
-        """One step on what was prepared."""
+    def _pass(self, batch: Any) -> tuple[dict[str, Tensor], Tensor]:
+        """One step on what was prepared, its metrics, and whether it was taken: () bool."""
         buffers = [buffer.clone() for buffer in self.module.buffers()]
         self.optimizer.zero_grad(set_to_none=True)
         loss, metrics = self._backward(batch)
         norm = nn.utils.clip_grad_norm_(self.module.parameters(), self.max_gradient_norm)
         good = torch.isfinite(loss) & torch.isfinite(norm)
         self._step_where(good, buffers)
-        self.bad_in_a_row = torch.where(good, 0, self.bad_in_a_row + 1)
         metrics = metrics | {"gradient_norm": norm.detach()}
-        metrics = {name: torch.where(good, value, torch.zeros_like(value)) for name, value in metrics.items()}
-        return metrics | {"skipped_updates": (~good).float()}
+        return {name: torch.where(good, value, torch.zeros_like(value)) for name, value in metrics.items()}, good
 
     def _backward(self, batch: Any) -> LossAndMetrics:
         """Add up the gradient, in parts where these are given; returns the loss, detached, and its metrics."""

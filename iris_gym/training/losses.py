@@ -21,7 +21,7 @@ Loss = Callable[[Any], tuple[Tensor, dict[str, Tensor]]]
 """What an update learns from, a segment or a dream that begins there → (scalar to minimise, detached metrics)."""
 
 Dream = tuple[Trajectory, RecurrentState]
-"""A rollout, and the actor's state before its first frame."""
+"""A trajectory, and the actor's state before its first frame."""
 
 
 def autoencoder_loss(tokenizer: Tokenizer, batch_size: int) -> Loss:

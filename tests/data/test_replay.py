@@ -279,12 +279,12 @@ def test_without_rewards_there_is_nothing_before_them(tmp_path):
         assert drawn_before_rewards(replay, 1.0, lead=1).tolist() == [0, 0, 0, 0, 12_000]
 
 
-def add_episodes(replay: Replay, *totals: float, closed: bool = True) -> None:
+def add_episodes(replay: Replay, *totals: float) -> None:
     """One of three steps for each total, which its last step brings; the action is the row number."""
     for total in totals:
         for step in range(3):
             last = step == 2
-            replay.append(make_frame(len(replay)), len(replay), last * total, closed and last and total != 7, last)
+            replay.append(make_frame(len(replay)), len(replay), last * total, last and total != 7, last)
 
 
 def best(replay: Replay, share: float, since: int = 0, before: int = 0, length: int = 1) -> Segment | None:
@@ -327,7 +327,10 @@ def test_where_no_episode_is_better_than_another_none_is_best(replay: Replay):
 
 def test_the_best_episodes_of_a_reopened_replay_are_the_same(tmp_path: Path):
     with Replay(tmp_path) as replay:
-        add_episodes(replay, 2.0, 0.0, 7.0, -1.0)
+        add_episodes(replay, 0.3)
+        for row, reward in enumerate((0.1, 0.2, 0.0)):  # in float64 more than 0.3, as stored as much
+            replay.append(make_frame(row), 3 + row, reward, row == 2, False)
+        add_episodes(replay, 0.0, 0.3)
         expected = best(replay, 0.5)
         replay.flush()
     with Replay(tmp_path) as reopened:

@@ -89,6 +89,41 @@ def test_nothing_is_expected_behind_a_time_limit(models, replay):
     }
 
 
+@pytest.mark.parametrize("learn_after_end", [False, True])
+def test_nothing_is_learned_behind_the_last_step_nor_shown_there(models, replay, learn_after_end):
+    """A stretch is the same whatever is in the cache, which a resumed run begins without."""
+    results = []
+    for warm in (None, 0, 6):
+        source = imitation(models, replay)
+        if warm is not None:
+            source.cache.reconstructions(replay.single_steps(np.array([warm])))
+        trajectory, state = source.stretches(50)
+        loss, metrics = models.actor_critic.loss(
+            trajectory, state, discount=0.9, lambda_=0.9, entropy_weight=0.01, learn_after_end=learn_after_end
+        )
+        results.append({"loss": loss.detach(), **metrics})
+    assert results[0] == results[1] == results[2]
+    assert not trajectory.frames[trajectory.tokens.new_tensor(behind_ends(trajectory)).bool()].any()
+
+
+def behind_ends(trajectory: Trajectory) -> list[list[bool]]:
+    return [[any(row[:step]) for step in range(len(row))] for row in trajectory.ends.tolist()]
+
+
+@pytest.mark.parametrize("learn_after_end", [False, True])
+def test_actions_behind_the_last_step_do_not_count(models, replay, learn_after_end):
+    trajectory, state = imitation(models, replay).stretches(50)
+    behind = torch.tensor(behind_ends(trajectory))
+    other = replace(trajectory, actions=torch.where(behind, 2, trajectory.actions))
+    losses = [
+        models.actor_critic.loss(
+            told, state, discount=0.9, lambda_=0.9, entropy_weight=0.01, learn_after_end=learn_after_end
+        )[0].item()
+        for told in (trajectory, other)
+    ]
+    assert behind.any() and losses[0] == losses[1]
+
+
 def dreamt(rows: int) -> tuple[Trajectory, tuple[torch.Tensor, torch.Tensor]]:
     """Dreams whose rewards number them."""
     numbers = torch.arange(float(rows))[:, None]

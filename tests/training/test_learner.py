@@ -124,6 +124,17 @@ def test_several_passes_are_as_many_steps_on_what_was_prepared_once():
     assert metrics["loss"].item() == 0.5 * (5.0 - 2 * 0.5), "of the last pass"
 
 
+def test_an_update_with_a_bad_pass_is_one_bad_update():
+    module, losses = Slope(), iter([1.0, float("nan"), 1.0] + [float("nan")] * 3)
+    trained = learner(module, passes=3)
+    trained.max_bad_updates = 2
+    trained.loss = lambda _: ((next(losses) * module.weight).sum(), {})
+    assert trained.update(SEGMENT, epoch=1)["skipped_updates"] == 1
+    assert module.weight.item() == 5.0 - 2 * 1.0 and trained.bad_in_a_row == 1
+    with pytest.raises(Diverged):
+        trained.update(SEGMENT, epoch=1)
+
+
 def test_gradients_do_not_add_up_over_updates():
     module = Slope(3.0)
     trained = learner(module)
