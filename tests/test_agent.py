@@ -34,6 +34,7 @@ from iris_gym import IRISAgent, IRISConfig, UsageError, make_env
 from iris_gym.errors import RunError
 from iris_gym.nn import perceptual
 from iris_gym.training.frame_cache import FrameCache
+from iris_gym.training.imitation import Imitation
 from iris_gym.training.novelty import Novelty, hashed
 from iris_gym.training.trainer import EpochEnded, Position, StepTaken, UpdateDone
 
@@ -1048,8 +1049,8 @@ def test_resuming_goes_on_in_the_folder(tmp_path):
 
 
 def test_a_run_killed_between_two_updates_and_resumed_ends_as_if_it_had_not_been(tmp_path, monkeypatch):
-    """Were an optimizer, a random stream, the place in the schedule or what is novel not kept, the weights would show
-    it."""
+    """Were an optimizer, a random stream, the place in the schedule or what is novel or best not kept, the weights
+    would show it."""
 
     def some_counts(novelty: Novelty, tokens: torch.Tensor) -> torch.Tensor:
         """Of all that was counted, since what so small a model dreams was never met."""
@@ -1057,11 +1058,16 @@ def test_a_run_killed_between_two_updates_and_resumed_ends_as_if_it_had_not_been
         return 1 + (hashed(tokens) + novelty._hashes.sum()) % 7 * novelty._counts.sum()
 
     monkeypatch.setattr(Novelty, "counts", some_counts)
-    env = "MiniGrid-Empty-5x5-v0"
+    env = "MinAtar/Breakout-v1"  # random games are short, and some better than others
     settings = dict(actor_critic_batch_size=8, hard_examples=0.5, transformer_optimizer="muon")
+    settings |= dict(actor_critic_passes=2, imitation_share=0.25)
+    lived = []
+    stretches = Imitation.stretches
+    monkeypatch.setattr(Imitation, "stretches", lambda self, count: lived.append(stretches(self, count)) or lived[-1])
     # Not all dreams of eight end at once.
     straight, plain = new_agent(env, novelty_weight=1.0, **settings).learn(60), new_agent(env, **settings).learn(60)
     assert not torch.equal(straight.models.actor_critic.actor.weight, plain.models.actor_critic.actor.weight)
+    assert any(lived), "something was imitated"
     for component, phase in (("world_model", 2), ("actor_critic", 3)):
         folder = tmp_path / component
         killed = new_agent(env, novelty_weight=1.0, **settings, run_dir=folder)
