@@ -114,6 +114,7 @@ def create_models(config: IRISConfig, num_actions: int) -> Models:
         lstm_dim=config.lstm_dim,
         zero_heads=config.zero_heads,
         feature_norm=config.feature_norm,
+        orthogonal_init=config.orthogonal_init,
     )
     return Models(tokenizer, world_model, actor_critic)
 

@@ -19,16 +19,22 @@ class ActorCritic(nn.Module):
         lstm_dim: int = 512,
         zero_heads: bool = False,
         feature_norm: bool = False,
+        orthogonal_init: bool = False,
     ) -> None:
         """The first two convolutions have so many `channels`, the last two twice as many.
 
         With `zero_heads` policy and value start at zero, with `feature_norm` the LSTM reads layer-normalised features.
+        With `orthogonal_init` the convolutions begin orthogonal, with gain √2 and no bias (Saxe et al. 2014).
         """
         super().__init__()
         widths = (channels, channels, 2 * channels, 2 * channels)
         layers: list[nn.Module] = []
         for in_channels, out_channels in zip((FRAME_SHAPE[0], *widths), widths, strict=False):
-            layers += [nn.Conv2d(in_channels, out_channels, 3, padding=1), nn.MaxPool2d(2), nn.ReLU()]
+            convolution = nn.Conv2d(in_channels, out_channels, 3, padding=1)
+            if orthogonal_init:
+                nn.init.orthogonal_(convolution.weight, nn.init.calculate_gain("relu"))
+                nn.init.zeros_(convolution.bias)
+            layers += [convolution, nn.MaxPool2d(2), nn.ReLU()]
         self.convolutions = nn.Sequential(*layers, nn.Flatten())
         features = widths[-1] * (FRAME_SIZE // 2 ** len(widths)) ** 2
         self.norm = nn.LayerNorm(features) if feature_norm else nn.Identity()

@@ -81,6 +81,28 @@ def test_what_is_normalised_is_learned_too_and_without_it_nothing_is_added():
     assert not list(actor_critic().norm.parameters())
 
 
+def test_with_orthogonal_init_the_convolutions_begin_as_rotations_that_keep_the_size_of_what_relu_halves():
+    model = ActorCritic(3, lstm_dim=8, channels=16, orthogonal_init=True)
+    for layer in (layer for layer in model.convolutions if isinstance(layer, nn.Conv2d)):
+        rows = layer.weight.flatten(1)
+        torch.testing.assert_close(rows @ rows.T, 2 * torch.eye(len(rows)), atol=1e-5, rtol=0)
+        assert layer.bias is not None and not layer.bias.any()
+
+
+@torch.no_grad()
+@torch.no_grad()
+def test_with_orthogonal_init_what_tells_two_frames_apart_does_not_fade_from_convolution_to_convolution():
+    screen = torch.zeros(2, 3, 64, 64)
+    screen[0, :, 30:36, 30:36] = screen[1, :, 30:36, 42:48] = 1
+    difference = {}
+    for orthogonal_init in (False, True):
+        torch.manual_seed(0)
+        model = ActorCritic(3, lstm_dim=8, channels=16, orthogonal_init=orthogonal_init)
+        one, other = model.convolutions(2 * screen - 1)
+        difference[orthogonal_init] = (one - other).abs().max()
+    assert difference[True] > 0.5 > 0.2 > difference[False]
+
+
 def test_shapes():
     model = actor_critic()
     state = model.initial_state(2)
