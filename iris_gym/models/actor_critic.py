@@ -32,6 +32,7 @@ class ActorCritic(nn.Module):
         for in_channels, out_channels in zip((FRAME_SHAPE[0], *widths), widths, strict=False):
             convolution = nn.Conv2d(in_channels, out_channels, 3, padding=1)
             if orthogonal_init:
+                assert convolution.bias is not None  # as the type says it might be
                 nn.init.orthogonal_(convolution.weight, nn.init.calculate_gain("relu"))
                 nn.init.zeros_(convolution.bias)
             layers += [convolution, nn.MaxPool2d(2), nn.ReLU()]
