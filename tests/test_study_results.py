@@ -31,6 +31,21 @@ FOLDERS = {
 """The steps, agents, environments and seeds of which results lie in a folder."""
 THE_STUDYS_OWN = {"env", "atari_100k", "max_env_steps", "total_epochs", "eval_interval"}
 """Fields that runs of the study have otherwise than `small`."""
+MORE_FIELDS = dict(
+    orthogonal_init=True,
+    actor_critic_passes=3,
+    imitation_share=0.375,
+    imitated_episodes=0.05,
+    transformer_optimizer="muon",
+    transformer_learning_rate=3e-3,
+    learn_first_frames=False,
+    collect_temperature=1.0,
+    actor_critic_first_updates=300,
+    actor_critic_updates_per_epoch=30,
+    settled_autoencoder_updates=10,
+    settled_autoencoder_factor=0.05,
+)
+"""What the runs in the folder `more_fields` have otherwise than `small`."""
 IN_README = ("dreams", "steps_10000")
 """Folders whose first table the README shows."""
 
@@ -350,6 +365,29 @@ def test_in_breakout_it_comes_to_three_bricks_and_is_overtaken(behind, study, re
     assert all(max(means_at([result], at, T)[0] for at in (1000, 2000, 3000, 4000, 5000)) >= 3 for result in results)
     means = [study.report.interquartile_mean(means_at(results, at, T))[0] for at in (7000, 10000)]
     assert [f"{value:.2f}" for value in means] == ["3.41", "3.16"]
+
+
+def test_more_fields_carry_it_past_three_bricks(study, readme, tmp_path):
+    shutil.copytree(RESULTS / "more_fields", tmp_path / "more_fields")
+    results = results_of(10000, "iris", BREAKOUT, "more_fields")
+    seeds = range(len(results))
+    table, _ = study.report.write_report(
+        tmp_path / "more_fields", study.jobs.Sizes(), ("iris", "dream_ppo"), [BREAKOUT], seeds
+    )
+    assert table.read_text() == (RESULTS / "more_fields" / "table.md").read_text()
+    assert table.read_text().endswith("Missing: none.\n")
+    assert table.read_text().split("ends best\n\n")[1].split("\n\n")[0] in (EXAMPLES.parent / "README.md").read_text()
+    small = IRISConfig.small().to_dict()
+    for result in results:
+        changed = {name: value for name, value in result["settings"].items() if value != small[name]}
+        assert {name: value for name, value in changed.items() if name not in THE_STUDYS_OWN} == MORE_FIELDS
+        assert result["processor"].endswith("cpu family 25, model 17")
+    assert all(
+        f"`{name}={value}`" in readme.replace('"', "'") or f"`{name}={value!r}`" in readme.replace('"', "'")
+        for name, value in MORE_FIELDS.items()
+        if name != "transformer_learning_rate"
+    )
+    assert "`transformer_learning_rate=3e-3`" in readme
 
 
 def test_why_it_stops_at_three_bricks(readme):
