@@ -130,9 +130,8 @@ class IRISConfig:
     networks may shrink to nothing while they learn, and the policy then does the same whatever it sees."""
     orthogonal_init: bool = False
     """The actor-critic's convolutions begin orthogonal, with gain √2 and no bias (Saxe et al. 2014), as PPO's do in
-    Stable-Baselines3. As torch begins them, features fade from each to the next; `feature_norm` makes up for that, and
-    makes Adam's steps so much larger in what it reads that some small actors end with one action for whatever they
-    see."""
+    Stable-Baselines3. As torch begins them, features fade from each to the next, and some small actors have ended with
+    one action for whatever they saw, `feature_norm` notwithstanding."""
     imagination_horizon: int = 20
     """Steps of an imagined rollout; at least 2, for the last one only bootstraps."""
     burn_in: int = 20

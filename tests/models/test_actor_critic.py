@@ -90,7 +90,6 @@ def test_with_orthogonal_init_the_convolutions_begin_as_rotations_that_keep_the_
 
 
 @torch.no_grad()
-@torch.no_grad()
 def test_with_orthogonal_init_what_tells_two_frames_apart_does_not_fade_from_convolution_to_convolution():
     screen = torch.zeros(2, 3, 64, 64)
     screen[0, :, 30:36, 30:36] = screen[1, :, 30:36, 42:48] = 1
