@@ -133,6 +133,13 @@ def test_every_parameter_has_one_optimizer():
         assert sorted(owned) == sorted(id(value) for value in learner.module.parameters())
 
 
+@pytest.mark.parametrize("orthogonal_init", [False, True])
+def test_the_actor_critic_begins_as_the_config_says(orthogonal_init):
+    first = build_models(IRISConfig.tiny(orthogonal_init=orthogonal_init), 3, "cpu").actor_critic.convolutions[0]
+    assert isinstance(first, nn.Conv2d) and first.bias is not None
+    assert first.bias.any() != orthogonal_init
+
+
 def test_muon_moves_the_matrices_of_the_transformers_blocks():
     with Replay(None, chunk_rows=32) as replay:
         trainers = [new_trainer(IRISConfig.tiny(transformer_optimizer=name), replay) for name in ("muon", "adamw")]
