@@ -1,6 +1,7 @@
 """What is timed: the phases of a run, with networks that have learned nothing."""
 
 import contextlib
+import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -36,6 +37,7 @@ from iris_gym.envs import make_vec_env
 from iris_gym.functional import unit_frames
 from iris_gym.nn.perceptual import PerceptualDistance, UntrainedLPIPS
 from iris_gym.training.frame_cache import FrameCache
+from iris_gym.training.imitation import lived_rows
 from iris_gym.training.learner import Learner, LearnerPlan
 from iris_gym.training.losses import imagine
 from iris_gym.training.novelty import MOST_ROWS
@@ -87,18 +89,27 @@ def precision_of(name: str, config: IRISConfig, device: torch.device) -> Precisi
     return "tf32" if updates and config.accelerate and device.type == "cuda" else "float32"
 
 
-def readers(plans: Mapping[str, LearnerPlan], config: IRISConfig) -> dict[str, Reader]:
+def readers(plans: Mapping[str, LearnerPlan], config: IRISConfig) -> list[Reader]:
     """Who reads stored frames through the cache, in the order in which they learn. Nobody where nothing is kept, and
     each update is timed with all that it computes."""
     if not config.cache_frames:
-        return {}
-    actor_critic = plans["actor_critic"]
-    return {
-        "world_model": Reader(plans["world_model"]),
-        "actor_critic": Reader(
-            actor_critic, pictures=actor_critic.segment_length, counts=MOST_ROWS if config.novelty_weight else 0
-        ),
-    }
+        return []
+    world_model, actor_critic = plans["world_model"], plans["actor_critic"]
+    lived, start, stretch = _lived(config), actor_critic.segment_length, config.burn_in + config.imagination_horizon
+    counts = MOST_ROWS if config.novelty_weight else 0
+    found = [
+        Reader("world_model", world_model, world_model.batch_size, world_model.segment_length),
+        Reader("actor_critic", actor_critic, actor_critic.batch_size - lived, start, pictures=start, counts=counts),
+    ]
+    if lived:
+        among = config.imitated_episodes
+        found.append(Reader("actor_critic", actor_critic, lived, stretch, pictures=stretch, among=among))
+    return found
+
+
+def _lived(config: IRISConfig) -> int:
+    """Rows of the actor-critic's batch that are lived."""
+    return lived_rows(config.imitation_share, config.actor_critic_batch_size)
 
 
 def bench_env(config: IRISConfig) -> VecEnv:
@@ -137,16 +148,16 @@ class Bench:
         self.num_actions = num_actions(env)
         self.models = models_to_time(config, self.num_actions, device)
         self.policy = build_acting(config, self.models)
-        # Without novelty, whose counting is an epoch's work, not that of the update that happens to be the first, and
-        # without imitation: in noise no episode is better than another, and a dream takes longer than what was lived.
-        plain = config.replace(novelty_weight=0.0, imitation_share=0.0)
-        learners = build_learners(plain, self.models, self.streams)
+        if not len(replay):
+            fill_with_noise(replay, STORED_ROWS, self.num_actions)
+        # Without novelty, whose counting is an epoch's work, not that of the update that happens to be the first. Of
+        # the noise nothing was played at random: all of it may be imitated.
+        altered = config.replace(novelty_weight=0.0, random_steps=0)
+        learners = build_learners(altered, self.models, self.streams, replay)
         self.learners = {learner.name: learner for learner in learners}
         self.trainer = build_trainer(config, self.models, replay, self.streams)
         self.frozen = freeze(config, self.models)
         self.cache = FrameCache(self.models.tokenizer, self.frozen.tokenizer)
-        if not len(replay):
-            fill_with_noise(replay, STORED_ROWS, self.num_actions)
 
     def phase(self, name: str) -> Phase:
         makers = {"collect": self._collect, "imagination": self._imagination, "act": self._act, "dream": self._dream}
@@ -187,24 +198,45 @@ class Bench:
         return count_operations(lambda: transformer.forward_cached(token, cache))
 
     def _learning(self, learner: Learner) -> Phase:
-        plan = learner.plan
-        return Phase(
-            learner.name,
-            lambda: learner.update(self._segment(plan), LATER),
-            plan.batch_size,
-            "updates",
-            cache=self._cache_use(learner) if learner.name in self.computed[0] else None,
-        )
+        """Updates on always the same segments, so that their frames are cached after the first."""
+        plan, imitated = learner.plan, self.streams.sampling.bit_generator.state
+
+        def run() -> None:
+            self.streams.sampling.bit_generator.state = imitated
+            learner.update(self._segment(plan), LATER)
+
+        cache = self._cache_use(learner) if learner.name in self.computed[0] else None
+        return Phase(learner.name, run, plan.batch_size, "updates", cache=cache)
 
     def _cache_use(self, learner: Learner) -> CacheUse:
-        rows = self._segment(learner.plan).rows
-        assert rows is not None
         last = min(-(-self.config.max_env_steps // self.config.env_steps_per_epoch), len(self.computed))
         an_update = self.computed[last - 1][learner.name] / max(learner.plan.updates_in(last), 1)
         amortised = {"encode": an_update.encoded}
         if learner.name == "actor_critic":
             amortised["reconstruct"] = an_update.reconstructed
-        return CacheUse(self._change_tokenizer, len(_distinct(rows)), amortised, self._frame_seconds)
+        return CacheUse(self._change_tokenizer, self._cold_frames(learner), amortised, self._frame_seconds)
+
+    def _cold_frames(self, learner: Learner) -> int:
+        """The different frames that an update reads."""
+        segments = [self._segment(learner.plan)]
+        if learner.name == "actor_critic" and (imitated := self._imitated()) is not None:
+            segments = [segments[0].take(slice(-len(imitated.mask))), imitated]
+        rows = [segment.rows.flatten() for segment in segments if segment.rows is not None]
+        return len(_distinct(np.concatenate(rows)))
+
+    def _imitated(self) -> Segment | None:
+        """What an update of the actor-critic imitates."""
+        config, count = self.config, _lived(self.config)
+        if not count:
+            return None
+        return self.replay.sample_best(
+            count,
+            config.burn_in,
+            config.imagination_horizon,
+            share=config.imitated_episodes,
+            since=0,
+            generator=copy.deepcopy(self.streams.sampling),
+        )
 
     def _frame_seconds(self, kind: str, count: int) -> float:
         segment = self.replay.sample_segments(count, 1, generator=np.random.default_rng(0), align="start")
@@ -218,7 +250,6 @@ class Bench:
             return timed(lambda: compute(segment), self.device) / len(_distinct(segment.rows))
 
     def _segment(self, plan: LearnerPlan) -> Segment:
-        """Always the same one, so that its frames are cached after the first update."""
         return plan.draw(self.replay, np.random.default_rng(0), LATER)
 
     @torch.no_grad()

@@ -10,8 +10,9 @@ FORMULA = (
     "env steps × collect + for each component (updates × warm median + frames encoded × seconds to encode one + "
     "frames reconstructed × seconds to reconstruct one), over the whole schedule. Of U frames in a replay of N whose "
     "tokens or pictures are not known since the tokenizer last changed, an epoch of n segments of L frames computes "
-    "U (1 - (1 - L / N)^n), for the world model first, whose tokens the actor-critic finds; with "
-    "novelty_weight it encodes those it counts, too. A first epoch's updates are taken to cost what later ones do. "
+    "U (1 - (1 - L / N)^n), for the world model first, whose tokens the actor-critic finds; with novelty_weight it "
+    "encodes those it counts, too, and with imitation_share the segments that are lived have the best episodes' part "
+    "of U and N. A first epoch's updates are taken to cost what later ones do. "
     "Not in it: evaluations, whose games may take any number of steps, checkpoints and pictures, and without "
     "cache_frames, where the medians hold all else, the counting of novelty_weight"
 )
@@ -21,12 +22,20 @@ FORMULA = (
 class Reader:
     """What a component reads of stored frames in an update."""
 
+    component: str
     plan: LearnerPlan
-    pictures: int = 0  # frames of a segment whose reconstructions it needs; of all it needs the tokens
+    rows: int  # segments of an update
+    length: int  # frames of a segment, whose tokens it needs
+    pictures: int = 0  # those of them whose reconstructions it needs, too
+    among: float = 1.0  # share of the stored frames that segments are drawn from
     counts: int = 0  # stored frames, evenly all over, whose tokens an epoch needs, too
 
     def segments(self, epoch: int) -> int:
-        return self.plan.updates_in(epoch) * self.plan.batch_size
+        return self.plan.updates_in(epoch) * self.rows
+
+    def drawn(self, length: int, stored: int, epoch: int) -> float:
+        """The share of `stored` frames that is among `length` of each segment of an epoch."""
+        return self.among * drawn_share(length, self.among * stored, self.segments(epoch))
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +53,9 @@ class Computed:
 
 
 def frames_computed(
-    readers: Mapping[str, Reader], tokenizer: LearnerPlan, stored: Sequence[int]
+    readers: Sequence[Reader], tokenizer: LearnerPlan, stored: Sequence[int]
 ) -> list[dict[str, Computed]]:
-    """What each reader computes in each epoch, by the plans of all, where the epochs end with `stored` frames.
+    """What each component computes in each epoch, by the plans of all, where the epochs end with `stored` frames.
 
     Readers are in the order in which they learn. They share what is known of a frame until the tokenizer learns again.
     Frames are taken to be drawn evenly, from episodes that are long beside a segment.
@@ -62,20 +71,18 @@ def frames_computed(
             unknown_pictures + frames - before,
             frames,
         )
-        computed = {}
-        for name, reader in readers.items():
-            segments = reader.segments(epoch)
-            drawn = drawn_share(reader.plan.segment_length, frames, segments)
-            counted = min(reader.counts / frames, 1.0) if segments else 0.0
-            encoded = unknown_tokens * (1 - (1 - drawn) * (1 - counted))
-            reconstructed = unknown_pictures * drawn_share(reader.pictures, frames, segments)
+        computed = dict.fromkeys((reader.component for reader in readers), Computed())
+        for reader in readers:
+            counted = min(reader.counts / frames, 1.0) if reader.segments(epoch) else 0.0
+            encoded = unknown_tokens * (1 - (1 - reader.drawn(reader.length, frames, epoch)) * (1 - counted))
+            reconstructed = unknown_pictures * reader.drawn(reader.pictures, frames, epoch)
             unknown_tokens, unknown_pictures = unknown_tokens - encoded, unknown_pictures - reconstructed
-            computed[name] = Computed(encoded, reconstructed)
+            computed[reader.component] += Computed(encoded, reconstructed)
         epochs.append(computed)
     return epochs
 
 
-def drawn_share(length: int, stored: int, segments: int) -> float:
+def drawn_share(length: int, stored: float, segments: int) -> float:
     """The share of `stored` frames that is in at least one of `segments` random stretches of `length` of them."""
     return 1 - (1 - min(length / stored, 1.0)) ** segments
 

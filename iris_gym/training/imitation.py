@@ -62,12 +62,17 @@ class Imitation:
         return trajectory, state
 
 
+def lived_rows(share: float, batch: int) -> int:
+    """Of so many rows those that are lived instead of dreamt."""
+    return round(share * batch)
+
+
 def with_imitation(dream: Callable[[Segment], Dream], imitation: Imitation) -> Callable[[Segment], Dream]:
     """The same, but for the share of the batch that is lived instead of dreamt."""
 
     def mixed(segment: Segment) -> Dream:
         batch = len(segment.mask)
-        count = round(imitation.share * batch)
+        count = lived_rows(imitation.share, batch)
         lived = imitation.stretches(count) if count else None
         return dream(segment) if lived is None else _joined(dream(segment.take(slice(batch - count))), lived)
 

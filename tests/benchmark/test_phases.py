@@ -11,7 +11,7 @@ from iris_gym.benchmark.phases import Bench, bench_env
 from iris_gym.data.replay import Replay
 from iris_gym.models.tokenizer import Tokenizer
 from iris_gym.nn.perceptual import UntrainedLPIPS
-from iris_gym.training.frame_cache import CPU_BATCH
+from iris_gym.training.frame_cache import CPU_BATCH, FrameCache
 from iris_gym.training.hard_examples import CANDIDATES
 
 CPU, PRECISIONS = torch.device("cpu"), ("float32", "bf16")
@@ -91,6 +91,27 @@ def test_counting_what_is_novel_is_an_epochs_work_and_no_updates(bench):
     last = [made.computed[-1] for made in (timed, plain)]
     assert last[0]["world_model"] == last[1]["world_model"]
     assert last[0]["actor_critic"].encoded > last[1]["actor_critic"].encoded
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5])
+def test_an_update_is_timed_with_what_it_imitates(share, monkeypatch, bench):
+    """Always the same, and it is counted among the frames of a cold update."""
+    read: list[np.ndarray] = []
+    tokens = FrameCache.tokens
+    monkeypatch.setattr(
+        FrameCache, "tokens", lambda cache, segment: read.append(segment.rows) or tokens(cache, segment)
+    )
+    config = IRISConfig.tiny(imitation_share=share, actor_critic_batch_size=4, random_steps=10**6)
+    phase = bench(config).phase("actor_critic")
+    frames = []
+    for _ in range(2):
+        read.clear()
+        phase.run()
+        frames.append(np.unique(np.concatenate([rows[rows >= 0] for rows in read])).tolist())
+    assert frames[0] == frames[1] and phase.cache is not None
+    assert phase.cache.cold_frames == len(frames[0])
+    assert {len(rows) for rows in read} == {2 if share else 4}
+    assert max(rows.shape[1] for rows in read) == (3 + 4 if share else 3 + 1)  # with the horizon, or one frame to start
 
 
 def test_an_autoencoder_update_is_timed_with_its_search_for_hard_examples(monkeypatch, bench):
