@@ -133,7 +133,7 @@ class Learner:
     def update(self, segment: Segment, epoch: int) -> dict[str, Tensor]:
         """One step on a segment, or as many as the plan has passes; returns the last one's metrics and gradient norm.
 
-        All are still on the device. Where that step was skipped they are zeros; where any was, `skipped_updates` is 1.
+        All are still on the device. Where a step was skipped they are zeros, and `skipped_updates` is 1.
         """
         factor = self.plan.learning_rate_factor(epoch)
         for group, learning_rate in zip(self.optimizer.param_groups, self.learning_rates, strict=True):
@@ -151,6 +151,7 @@ class Learner:
         self.updates += 1
         self.bad_in_a_row = torch.where(all_good, 0, self.bad_in_a_row + 1)
         self._stop_where_diverged(segment)
+        metrics = {name: torch.where(all_good, value, torch.zeros_like(value)) for name, value in metrics.items()}
         return metrics | {"skipped_updates": (~all_good).float()}
 
     def _prepared(self, segment: Segment) -> Any:
@@ -165,8 +166,7 @@ class Learner:
         norm = nn.utils.clip_grad_norm_(self.module.parameters(), self.max_gradient_norm)
         good = torch.isfinite(loss) & torch.isfinite(norm)
         self._step_where(good, buffers)
-        metrics = metrics | {"gradient_norm": norm.detach()}
-        return {name: torch.where(good, value, torch.zeros_like(value)) for name, value in metrics.items()}, good
+        return metrics | {"gradient_norm": norm.detach()}, good
 
     def _backward(self, batch: Any) -> LossAndMetrics:
         """Add up the gradient, in parts where these are given; returns the loss, detached, and its metrics."""
