@@ -168,9 +168,9 @@ def build_trainer(
     evaluate: Callable[[], dict[str, float]] | None = None,
 ) -> Trainer:
     """The trainer of a config. Without `env` it collects nothing."""
-    return Trainer(
+    trainer = Trainer(
         build_collector(config, build_acting(config, models), replay, streams, env) if env else None,
-        build_learners(config, models, streams, replay),
+        build_learners(config, models, streams, replay, random_rows=lambda: trainer.random_rows),
         replay,
         env_steps_per_epoch=config.env_steps_per_epoch,
         max_env_steps=config.max_env_steps,
@@ -180,6 +180,7 @@ def build_trainer(
         evaluate=evaluate,
         eval_interval=config.eval_interval,
     )
+    return trainer
 
 
 def build_collector(
@@ -198,19 +199,24 @@ def build_collector(
 
 
 def build_learners(
-    config: IRISConfig, models: Models, streams: RandomStreams, replay: Replay | None = None
+    config: IRISConfig,
+    models: Models,
+    streams: RandomStreams,
+    replay: Replay | None = None,
+    *,
+    random_rows: Callable[[], int] = lambda: 0,
 ) -> list[Learner]:
     """Autoencoder, world model and actor-critic in the order in which an epoch trains them.
 
-    In `replay` it is counted what is novel, and found what is imitated; it may be None where `novelty_weight` and
-    `imitation_share` are 0.
+    In `replay` it is counted what is novel, and found what is imitated, behind its first `random_rows`; it may be None
+    where `novelty_weight` and `imitation_share` are 0.
     """
     frozen = freeze(config, models)
     cache = FrameCache(models.tokenizer, frozen.tokenizer, keep=config.cache_frames)
     return [
         _autoencoder_learner(config, models),
         _world_model_learner(config, models, cache),
-        _actor_critic_learner(config, models, cache, streams, frozen, replay),
+        _actor_critic_learner(config, models, cache, streams, frozen, replay, random_rows),
     ]
 
 
@@ -353,6 +359,7 @@ def _actor_critic_learner(
     streams: RandomStreams,
     frozen: Frozen,
     replay: Replay | None,
+    random_rows: Callable[[], int],
 ) -> Learner:
     parts = config.accumulate_gradients
     imagination = build_imagination(config, models, frozen, streams.imagining)
@@ -363,7 +370,7 @@ def _actor_critic_learner(
     dream = dreaming(cache, imagination, models.actor_critic, parts=parts, refresh=frozen.refresh)
     if config.imitation_share:
         assert replay is not None, "what is imitated lies in a replay"
-        dream = with_imitation(dream, _imitation(config, models, cache, streams, replay))
+        dream = with_imitation(dream, _imitation(config, models, cache, streams, replay, random_rows))
     objective = partial(
         models.actor_critic.loss,
         discount=config.discount,
@@ -400,18 +407,24 @@ def _actor_critic_learner(
 
 
 def _imitation(
-    config: IRISConfig, models: Models, cache: FrameCache, streams: RandomStreams, replay: Replay
+    config: IRISConfig,
+    models: Models,
+    cache: FrameCache,
+    streams: RandomStreams,
+    replay: Replay,
+    random_rows: Callable[[], int],
 ) -> Imitation:
     return Imitation(
         cache,
         replay,
         models.actor_critic,
-        share=config.imitation_share,
+        rows=config.lived_rows,
         best=config.imitated_episodes,
-        since=config.random_steps,
+        random_rows=random_rows,
         burn_in=config.burn_in,
         horizon=config.imagination_horizon,
         generator=streams.sampling,
+        parts=config.accumulate_gradients,
     )
 
 

@@ -172,9 +172,10 @@ class IRISConfig:
     """What is drawn uniformly from the replay: an episode, and then a step of it, as the published agent does; or a
     step of all. With episodes a step of a short one counts more."""
     dreams_before_rewards: float = 0.0
-    """Share of the imagined rollouts that begin less than `imagination_horizon` steps before a real reward, where one
-    was seen (skewed sampling, Jaderberg et al. 2017, section 3.2): what is rare is dreamed of more often. The world
-    model's own batches are left as they are, for it would take good luck for the rule."""
+    """Share of the actor-critic's batch that is dreamed from less than `imagination_horizon` steps before a real
+    reward, where one was seen (skewed sampling, Jaderberg et al. 2017, section 3.2): what is rare is dreamed of more
+    often. What is imitated takes the place of other dreams. The world model's own batches are left as they are, for it
+    would take good luck for the rule."""
     novelty_weight: float = 0.0
     """Weight of an exploration bonus in training's dreams: 1 / √n for a frame whose tokens were met n times in the
     replay, less the mean of a batch. Where no reward has been found yet the policy goes where it has seldom been,
@@ -268,6 +269,11 @@ class IRISConfig:
         config = dataclasses.replace(self, **changes)
         config._validate_types()
         return config
+
+    @property
+    def lived_rows(self) -> int:
+        """How many of an actor-critic's batch are lived instead of dreamt."""
+        return round(self.imitation_share * self.actor_critic_batch_size)
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
@@ -378,7 +384,7 @@ class IRISConfig:
         )
         batch = self.actor_critic_batch_size
         _require(
-            not self.imitation_share or 0 < round(self.imitation_share * batch) < batch,
+            not self.imitation_share or 0 < self.lived_rows < batch,
             "imitation_share",
             self.imitation_share,
             f"must be 0, or leave some of actor_critic_batch_size={batch} to dreams and some to what was lived",

@@ -63,7 +63,7 @@ class Trajectory:
     rewards: Tensor  # (B, H) float32
     ends: Tensor  # (B, H) bool
     tokens: Tensor  # (B, H, K) int64, of the frames
-    log_probabilities: Tensor  # (B, H) float32, of the actions, by the actor that took them
+    log_probabilities: Tensor  # (B, H) float32, of the actions, by the actor that learns from them, as it was before
     bonus: Tensor | None = None  # (B, H) float32, what returns have beside the rewards; None: nothing
     real: Tensor | None = None  # (B,) bool, which rows were lived and not dreamt; None: none
 

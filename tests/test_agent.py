@@ -31,6 +31,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnvWrapper
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from iris_gym import IRISAgent, IRISConfig, UsageError, make_env
+from iris_gym.data.replay import Replay
 from iris_gym.errors import RunError
 from iris_gym.nn import perceptual
 from iris_gym.training.frame_cache import FrameCache
@@ -881,6 +882,21 @@ def test_a_run_goes_on_in_as_many_environments_as_it_was_begun_in(tmp_path):
     assert IRISAgent.resume(tmp_path / "run", three, device="cpu").n_envs == 3
 
 
+def test_a_loaded_agent_imitates_from_its_first_step_on(tmp_path, monkeypatch):
+    """Its random steps are in the replay of the one that was saved."""
+    asked = []
+    sample_best = Replay.sample_best
+    monkeypatch.setattr(
+        Replay, "sample_best", lambda *args, **given: asked.append(given["since"]) or sample_best(*args, **given)
+    )
+    agent = new_agent(imitation_share=0.5, actor_critic_batch_size=2, random_steps=30).learn(60)
+    assert set(asked) == {30}
+    agent.save(tmp_path / "agent.zip")
+    asked.clear()
+    IRISAgent.load(tmp_path / "agent.zip", env=Corridor(), device="cpu").learn(20)
+    assert set(asked) == {0}
+
+
 def test_without_an_environment_a_loaded_agent_does_not_learn(pong, tmp_path):
     pong.save(tmp_path / "pong.zip")
     loaded = IRISAgent.load(tmp_path / "pong.zip", device="cpu")
@@ -1063,7 +1079,7 @@ def test_a_run_killed_between_two_updates_and_resumed_ends_as_if_it_had_not_been
     settings |= dict(actor_critic_passes=2, imitation_share=0.25)
     lived = []
     stretches = Imitation.stretches
-    monkeypatch.setattr(Imitation, "stretches", lambda self, count: lived.append(stretches(self, count)) or lived[-1])
+    monkeypatch.setattr(Imitation, "stretches", lambda self: lived.append(stretches(self)) or lived[-1])
     # Not all dreams of eight end at once.
     straight, plain = new_agent(env, novelty_weight=1.0, **settings).learn(60), new_agent(env, **settings).learn(60)
     assert not torch.equal(straight.models.actor_critic.actor.weight, plain.models.actor_critic.actor.weight)

@@ -12,7 +12,7 @@ DIFFERENT_FRAMES = 256
 def fill_with_noise(replay: Replay, rows: int, num_actions: int) -> None:
     """Append `rows` transitions, in episodes of `EPISODE_STEPS`; few different frames, over and over.
 
-    Every other step is rewarded, at random, so that some episodes are better than others.
+    Half of the steps are rewarded, at random, so that some episodes are better than others.
     """
     noise = np.random.default_rng(0)
     frames = noise.integers(256, size=(DIFFERENT_FRAMES, *FRAME_SHAPE), dtype=np.uint8)

@@ -37,7 +37,6 @@ from iris_gym.envs import make_vec_env
 from iris_gym.functional import unit_frames
 from iris_gym.nn.perceptual import PerceptualDistance, UntrainedLPIPS
 from iris_gym.training.frame_cache import FrameCache
-from iris_gym.training.imitation import lived_rows
 from iris_gym.training.learner import Learner, LearnerPlan
 from iris_gym.training.losses import imagine
 from iris_gym.training.novelty import MOST_ROWS
@@ -95,7 +94,7 @@ def readers(plans: Mapping[str, LearnerPlan], config: IRISConfig) -> list[Reader
     if not config.cache_frames:
         return []
     world_model, actor_critic = plans["world_model"], plans["actor_critic"]
-    lived, start, stretch = _lived(config), actor_critic.segment_length, config.burn_in + config.imagination_horizon
+    lived, start, stretch = config.lived_rows, actor_critic.segment_length, config.burn_in + config.imagination_horizon
     counts = MOST_ROWS if config.novelty_weight else 0
     found = [
         Reader("world_model", world_model, world_model.batch_size, world_model.segment_length),
@@ -105,11 +104,6 @@ def readers(plans: Mapping[str, LearnerPlan], config: IRISConfig) -> list[Reader
         among = config.imitated_episodes
         found.append(Reader("actor_critic", actor_critic, lived, stretch, pictures=stretch, among=among))
     return found
-
-
-def _lived(config: IRISConfig) -> int:
-    """Rows of the actor-critic's batch that are lived."""
-    return lived_rows(config.imitation_share, config.actor_critic_batch_size)
 
 
 def bench_env(config: IRISConfig) -> VecEnv:
@@ -129,8 +123,10 @@ def models_to_time(config: IRISConfig, num_actions: int, device: torch.device) -
 
 
 def with_batch(config: IRISConfig, batch: int) -> IRISConfig:
+    """The same with `batch` rows in each update. Where these are too few to be dreamt and lived, they are dreamt."""
     sizes = ("autoencoder_batch_size", "transformer_batch_size", "actor_critic_batch_size")
-    return config.replace(**dict.fromkeys(sizes, batch))
+    changed = config.replace(**dict.fromkeys(sizes, batch))
+    return changed if 0 < changed.lived_rows < batch else changed.replace(imitation_share=0.0)
 
 
 class Bench:
@@ -150,10 +146,8 @@ class Bench:
         self.policy = build_acting(config, self.models)
         if not len(replay):
             fill_with_noise(replay, STORED_ROWS, self.num_actions)
-        # Without novelty, whose counting is an epoch's work, not that of the update that happens to be the first. Of
-        # the noise nothing was played at random: all of it may be imitated.
-        altered = config.replace(novelty_weight=0.0, random_steps=0)
-        learners = build_learners(altered, self.models, self.streams, replay)
+        # Without novelty, whose counting is an epoch's work, not that of the update that happens to be the first.
+        learners = build_learners(config.replace(novelty_weight=0.0), self.models, self.streams, replay)
         self.learners = {learner.name: learner for learner in learners}
         self.trainer = build_trainer(config, self.models, replay, self.streams)
         self.frozen = freeze(config, self.models)
@@ -226,11 +220,11 @@ class Bench:
 
     def _imitated(self) -> Segment | None:
         """What an update of the actor-critic imitates."""
-        config, count = self.config, _lived(self.config)
-        if not count:
+        config = self.config
+        if not config.lived_rows:
             return None
         return self.replay.sample_best(
-            count,
+            config.lived_rows,
             config.burn_in,
             config.imagination_horizon,
             share=config.imitated_episodes,

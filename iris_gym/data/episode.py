@@ -19,6 +19,7 @@ class Episode:
     terminated: bool = False
     truncated: bool = False
     total: float = 0.0  # of its rewards
+    lowest: float = 0.0  # of its rewards and 0
     _rows: array = field(default_factory=lambda: array("q"))
 
     def __len__(self) -> int:
@@ -27,6 +28,11 @@ class Episode:
     @property
     def open(self) -> bool:
         return not (self.terminated or self.truncated)
+
+    @property
+    def flattered(self) -> bool:
+        """Whether it may owe its `total` to a cut: what would have followed can have been worse."""
+        return self.truncated and not self.terminated and self.lowest < 0
 
     @property
     def first_row(self) -> int:

@@ -254,14 +254,19 @@ class Replay:
         """Draw B = `batch_size` segments of the best episodes: `before` steps, then `length` from a step on.
 
         That step is drawn uniformly from the `share` of the closed episodes with the largest sums of rewards, one at
-        least, the newer of equal ones; only episodes that began at row `since` or later count. Segments are padded on
-        both sides. None where no episode is better than another.
+        least, the newer of equal ones. Only episodes that began at row `since` or later count, and of those that were
+        cut only the ones without a negative reward: others may have the larger sum for being cut. Segments are padded
+        on both sides. None where no episode is better than another.
         """
-        closed = [episode for episode in reversed(self._episodes) if not episode.open and episode.first_row >= since]
-        if len({episode.total for episode in closed}) < 2:
+        known = [
+            episode
+            for episode in reversed(self._episodes)
+            if not (episode.open or episode.flattered) and episode.first_row >= since
+        ]
+        if len({episode.total for episode in known}) < 2:
             return None
-        closed.sort(key=lambda episode: -episode.total)  # stable
-        best = np.concatenate([episode.rows for episode in closed[: math.ceil(share * len(closed))]])
+        known.sort(key=lambda episode: -episode.total)  # stable
+        best = np.concatenate([episode.rows for episode in known[: math.ceil(share * len(known))]])
         episodes, steps = self._steps_of(generator.choice(best, batch_size))
         return self._windows(episodes, steps - before, before + length)
 
@@ -333,9 +338,10 @@ class Replay:
         if environment not in self._open:
             self._open[environment] = Episode()
             self._episodes.append(self._open[environment])
-        episode = self._open[environment]
+        episode, reward = self._open[environment], float(np.float32(reward))  # as it is stored
         episode.append(self._rows)
-        episode.total += float(np.float32(reward))  # as it is stored
+        episode.total += reward
+        episode.lowest = min(episode.lowest, reward)
         self._episode_of_row.append(episode)
         if reward:
             self._rewarded.append(self._rows)

@@ -92,8 +92,9 @@ class ActorCritic(nn.Module):
         With a `clip_range` the clipped surrogate takes the place of REINFORCE (PPO; Schulman et al. 2017, equation 7):
         a trajectory may then be learned from more than once, by an actor that is no longer the one that acted in it.
 
-        Of `real` rows, whose actions an earlier actor took, only what went better than the value says is learned
-        (self-imitation; Oh et al. 2018, equations 1 to 3, there with whole episodes' returns).
+        Of `real` rows, whose actions an earlier actor took, policy and value learn only what went better than the value
+        says (self-imitation; Oh et al. 2018, equations 1 to 3, there with whole episodes' returns and a value loss of
+        less weight). The entropy bonus holds for all steps, the trajectory's bonus for dreams alone.
 
         `state` is the one before the trajectory's first frame. The last step only bootstraps. Returns are made of
         rewards and the trajectory's bonus, whose mean absolute value is `exploration_bonus`; `imagined_return` and

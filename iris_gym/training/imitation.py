@@ -1,6 +1,6 @@
 """Beside dreams the actor-critic may learn from the best of what it has lived (Oh et al. 2018)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from iris_gym.data.replay import Replay
+from iris_gym.functional import slices
 from iris_gym.models.actor_critic import ActorCritic
 from iris_gym.training.frame_cache import FrameCache
 from iris_gym.training.losses import Dream
@@ -24,24 +25,28 @@ class Imitation:
     cache: FrameCache
     replay: Replay
     actor_critic: ActorCritic
-    share: float  # of a batch
+    rows: int  # of a batch
     best: float  # share of the episodes
-    since: int  # the first row whose actions were the actor's own
+    random_rows: Callable[[], int]  # so many of the replay's first rows have no actions of the actor's own
     burn_in: int
     horizon: int
     generator: np.random.Generator
+    parts: int = 1  # that the stretches are gone through in, for the memory that this takes
 
-    def stretches(self, count: int) -> Dream | None:
-        """So many, with pictures as the tokenizer gives them and signs of rewards. None where nothing is better.
+    def stretches(self) -> Dream | None:
+        """`rows` of them, with pictures as the tokenizer gives them and signs of rewards. None where nothing is better.
 
-        `log_probabilities` are the present actor's, so that its first step on them is not clipped. What an episode cut
-        by a time limit would have brought is unknown, and counts as nothing.
+        `log_probabilities` are the present actor's, so that its first step on them is not clipped. What an episode that
+        was cut would have brought is unknown, and counts as nothing; it has no negative rewards.
         """
         segment = self.replay.sample_best(
-            count, self.burn_in, self.horizon, share=self.best, since=self.since, generator=self.generator
+            self.rows, self.burn_in, self.horizon, share=self.best, since=self.random_rows(), generator=self.generator
         )
         if segment is None:
             return None
+        return _concatenated([self._told(segment.take(piece)) for piece in slices(self.rows, self.parts)])
+
+    def _told(self, segment: Segment) -> Dream:
         after = segment.steps(slice(self.burn_in, None))
         # Black behind an episode's last step, where the cache gives whatever picture it has.
         pictures = self.cache.reconstructions(segment) * segment.mask[..., None, None, None]
@@ -57,34 +62,37 @@ class Imitation:
             ends=after.ends | last,
             tokens=self.cache.tokens(after),
             log_probabilities=log_policy.gather(-1, after.actions[..., None]).squeeze(-1),
-            real=torch.ones(count, dtype=torch.bool, device=pictures.device),
+            real=torch.ones_like(last[:, 0]),
         )
         return trajectory, state
 
 
-def lived_rows(share: float, batch: int) -> int:
-    """Of so many rows those that are lived instead of dreamt."""
-    return round(share * batch)
-
-
 def with_imitation(dream: Callable[[Segment], Dream], imitation: Imitation) -> Callable[[Segment], Dream]:
-    """The same, but for the share of the batch that is lived instead of dreamt."""
+    """The same, but for the last rows of the batch, which are lived instead of dreamt.
+
+    Of segments those drawn before rewards come first, so they are dreamt of before all others.
+    """
 
     def mixed(segment: Segment) -> Dream:
-        batch = len(segment.mask)
-        count = lived_rows(imitation.share, batch)
-        lived = imitation.stretches(count) if count else None
-        return dream(segment) if lived is None else _joined(dream(segment.take(slice(batch - count))), lived)
+        lived = imitation.stretches()
+        return dream(segment) if lived is None else _joined(dream(segment.take(slice(-imitation.rows))), lived)
 
     return mixed
 
 
 def _joined(dreamt: Dream, lived: Dream) -> Dream:
     """The rows of both. What is lived has no bonus."""
-    (first, (hidden, cell)), (second, (other_hidden, other_cell)) = dreamt, lived
-    first = replace(first, real=torch.zeros_like(first.ends[:, 0]))
-    if first.bonus is not None:
-        second = replace(second, bonus=torch.zeros_like(second.rewards))
-    columns = {field.name: (getattr(first, field.name), getattr(second, field.name)) for field in fields(Trajectory)}
-    joined = {name: torch.cat(pair) for name, pair in columns.items() if pair[0] is not None}
-    return Trajectory(**joined), (torch.cat((hidden, other_hidden)), torch.cat((cell, other_cell)))
+    (dream, state), (told, other_state) = dreamt, lived
+    dream = replace(dream, real=torch.zeros_like(dream.ends[:, 0]))
+    if dream.bonus is not None:
+        told = replace(told, bonus=torch.zeros_like(told.rewards))
+    return _concatenated([(dream, state), (told, other_state)])
+
+
+def _concatenated(dreams: Sequence[Dream]) -> Dream:
+    """The rows of all, which have the same columns."""
+    trajectories, states = zip(*dreams, strict=True)
+    columns = {field.name: [getattr(dream, field.name) for dream in trajectories] for field in fields(Trajectory)}
+    hidden, cell = (torch.cat(parts) for parts in zip(*states, strict=True))
+    joined = {name: torch.cat(parts) for name, parts in columns.items() if parts[0] is not None}
+    return Trajectory(**joined), (hidden, cell)

@@ -16,7 +16,8 @@ class Muon(torch.optim.AdamW):
     """AdamW, but for `matrices` (m, n) among the parameters.
 
     The momentum of each of these, with Nesterov's look ahead, is made orthogonal, and so moves a matrix in all
-    directions alike, however little of the gradient lies in them. By a factor of 0.2 · √max(m, n) the root mean square
+    directions alike, however little of the gradient lies in them. (A matrix that projects to queries, keys and values
+    at once is one here, where the publication recommends three.) By a factor of 0.2 · √max(m, n) the root mean square
     of a step is a fifth of the learning rate, as AdamW's usually is (Liu et al. 2025, section 2.2). Weights decay as
     AdamW's do.
 
@@ -36,6 +37,8 @@ class Muon(torch.optim.AdamW):
         super().__init__(groups, lr, **others)
         self.matrices = set(matrices)
         self.momentum = momentum
+        unknown = self.matrices - {parameter for group in self.param_groups for parameter in group["params"]}
+        assert not unknown, "matrices that are in no group would not move"
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]

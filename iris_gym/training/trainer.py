@@ -188,6 +188,12 @@ class Trainer:
             last = max(last, self.total_epochs)
         return range(self.position.epoch, last + 1)
 
+    @property
+    def random_rows(self) -> int:
+        """How many of the replay's first rows were played at random; none where all such steps are another replay's."""
+        elsewhere = self.env_steps - len(self.replay)
+        return max(self._whole_steps(self.random_steps) - elsewhere, 0)
+
     def _whole_steps(self, count: int) -> int:
         """The environment steps taken for at least `count`: all rows of the environment step at once."""
         rows = self.collector.num_envs if self.collector else 1

@@ -7,7 +7,7 @@ import torch
 
 from iris_gym import IRISConfig
 from iris_gym.benchmark.noise import EPISODE_STEPS, fill_with_noise
-from iris_gym.benchmark.phases import Bench, bench_env
+from iris_gym.benchmark.phases import Bench, bench_env, with_batch
 from iris_gym.data.replay import Replay
 from iris_gym.models.tokenizer import Tokenizer
 from iris_gym.nn.perceptual import UntrainedLPIPS
@@ -112,6 +112,13 @@ def test_an_update_is_timed_with_what_it_imitates(share, monkeypatch, bench):
     assert phase.cache.cold_frames == len(frames[0])
     assert {len(rows) for rows in read} == {2 if share else 4}
     assert max(rows.shape[1] for rows in read) == (3 + 4 if share else 3 + 1)  # with the horizon, or one frame to start
+
+
+@pytest.mark.parametrize(("batch", "lived"), [(1, 0), (2, 1), (16, 6)])
+def test_where_a_batch_is_too_small_for_both_all_is_dreamt(batch, lived):
+    config = with_batch(IRISConfig.tiny(imitation_share=0.375, actor_critic_batch_size=16), batch)
+    config.validate()
+    assert config.lived_rows == lived and config.actor_critic_batch_size == batch
 
 
 def test_an_autoencoder_update_is_timed_with_its_search_for_hard_examples(monkeypatch, bench):

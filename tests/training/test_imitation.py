@@ -9,6 +9,7 @@ from iris_gym.assembly import Models, build_learners
 from iris_gym.data.replay import Replay
 from iris_gym.errors import UsageError
 from iris_gym.functional import unit_frames
+from iris_gym.models.actor_critic import ActorCritic
 from iris_gym.training.frame_cache import FrameCache
 from iris_gym.training.imitation import Imitation, with_imitation
 from iris_gym.training.randomness import RandomStreams
@@ -45,9 +46,9 @@ def imitation(models: Models, replay: Replay, **changes) -> Imitation:
         FrameCache(models.tokenizer),
         replay,
         models.actor_critic,
-        share=0.25,
+        rows=50,
         best=0.5,
-        since=2,
+        random_rows=lambda: 2,
         burn_in=2,
         horizon=4,
         generator=np.random.default_rng(0),
@@ -58,7 +59,7 @@ def imitation(models: Models, replay: Replay, **changes) -> Imitation:
 def test_what_is_lived_is_told_as_a_dream_of_the_best_episode(models, replay, monkeypatch):
     """Pictures are the frames as they are: an untrained tokenizer's look all alike."""
     monkeypatch.setattr(FrameCache, "reconstructions", lambda _, segment: unit_frames(segment.frames))
-    trajectory, state = imitation(models, replay).stretches(50)
+    trajectory, state = imitation(models, replay).stretches()
     pictures = unit_frames(replay.single_steps(np.arange(6, 11)).frames[:, 0])
     begun = set()
     for row in range(50):
@@ -82,11 +83,42 @@ def test_what_is_lived_is_told_as_a_dream_of_the_best_episode(models, replay, mo
 
 def test_nothing_is_expected_behind_a_time_limit(models, replay):
     add_episode(replay, [99.0, 99.0], terminated=False)
-    trajectory, _ = imitation(models, replay, best=0.1).stretches(20)
+    trajectory, _ = imitation(models, replay, best=0.1).stretches()
     assert {tuple(row) for row in trajectory.ends.tolist()} == {
         (False, True, False, False),
         (True, False, False, False),
     }
+
+
+def test_who_was_cut_among_losses_is_not_the_best():
+    """It may have fewer of them for the cut alone, and its last steps would look as if they ended them."""
+    with Replay(None, chunk_rows=64) as losses:
+        add_episode(losses, [-1.0] * 3, terminated=False)
+        add_episode(losses, [0.0] * 5, terminated=False)
+        add_episode(losses, [-1.0] * 9)
+        add_episode(losses, [-1.0] * 7)
+        for since, share, rows in ((0, 1.0, range(3, 24)), (0, 0.1, range(3, 8)), (8, 0.1, range(17, 24))):
+            drawn = losses.sample_best(200, 0, 1, share=share, since=since, generator=np.random.default_rng(0))
+            assert set(drawn.rows.flatten().tolist()) == set(rows)
+
+
+@pytest.mark.parametrize("parts", [2, 3, 99])
+def test_stretches_in_parts_are_the_same_and_are_looked_at_in_parts(models, replay, parts, monkeypatch):
+    whole, (hidden, cell) = imitation(models, replay, rows=7).stretches()
+    looked_at = []
+    forward = ActorCritic.forward
+    monkeypatch.setattr(
+        ActorCritic,
+        "forward",
+        lambda self, frames, state: looked_at.append(len(frames)) or forward(self, frames, state),
+    )
+    divided, state = imitation(models, replay, rows=7, parts=parts).stretches()
+    assert len(looked_at) == min(parts, 7) and sum(looked_at) == 7
+    for name in ("frames", "actions", "rewards", "ends", "real"):
+        assert torch.equal(getattr(whole, name), getattr(divided, name))
+    within = ~torch.tensor(behind_ends(whole))
+    assert torch.equal(whole.tokens[within], divided.tokens[within])
+    torch.testing.assert_close((divided.log_probabilities, *state), (whole.log_probabilities, hidden, cell))
 
 
 @pytest.mark.parametrize("learn_after_end", [False, True])
@@ -97,7 +129,7 @@ def test_nothing_is_learned_behind_the_last_step_nor_shown_there(models, replay,
         source = imitation(models, replay)
         if warm is not None:
             source.cache.reconstructions(replay.single_steps(np.array([warm])))
-        trajectory, state = source.stretches(50)
+        trajectory, state = source.stretches()
         loss, metrics = models.actor_critic.loss(
             trajectory, state, discount=0.9, lambda_=0.9, entropy_weight=0.01, learn_after_end=learn_after_end
         )
@@ -112,7 +144,7 @@ def behind_ends(trajectory: Trajectory) -> list[list[bool]]:
 
 @pytest.mark.parametrize("learn_after_end", [False, True])
 def test_actions_behind_the_last_step_do_not_count(models, replay, learn_after_end):
-    trajectory, state = imitation(models, replay).stretches(50)
+    trajectory, state = imitation(models, replay).stretches()
     behind = torch.tensor(behind_ends(trajectory))
     other = replace(trajectory, actions=torch.where(behind, 2, trajectory.actions))
     losses = [
@@ -135,9 +167,10 @@ def dreamt(rows: int) -> tuple[Trajectory, tuple[torch.Tensor, torch.Tensor]]:
 
 @pytest.mark.parametrize(("share", "lived"), [(0.25, 2), (0.1, 1), (0.4, 3), (0.9, 7)])
 def test_a_share_of_the_batch_is_lived(models, replay, share, lived):
+    assert CONFIG.replace(imitation_share=share).lived_rows == lived
     asked = []
     dream = with_imitation(
-        lambda segment: asked.append(segment) or dreamt(len(segment.mask)), imitation(models, replay, share=share)
+        lambda segment: asked.append(segment) or dreamt(len(segment.mask)), imitation(models, replay, rows=lived)
     )
     segment = replay.single_steps(np.arange(8))
     trajectory, (hidden, cell) = dream(segment)
@@ -149,17 +182,18 @@ def test_a_share_of_the_batch_is_lived(models, replay, share, lived):
 
 
 def test_where_nothing_is_better_all_is_dreamt(models, replay):
-    trajectory, _ = with_imitation(lambda segment: dreamt(len(segment.mask)), imitation(models, replay, since=3))(
-        replay.single_steps(np.arange(8))
-    )
+    trajectory, _ = with_imitation(
+        lambda segment: dreamt(len(segment.mask)), imitation(models, replay, random_rows=lambda: 3)
+    )(replay.single_steps(np.arange(8)))
     assert trajectory.real is None and len(trajectory.actions) == 8
 
 
-def updated(models: Models, replay: Replay, **changes) -> torch.Tensor:
+def updated(models: Models, replay: Replay, random_rows: int = 0, **changes) -> torch.Tensor:
     """The policy's weights after one update."""
     config = CONFIG.replace(**changes)
     models.actor_critic.load_state_dict(build_seeded(config).actor_critic.state_dict())
-    learner = build_learners(config, models, RandomStreams(0, torch.device("cpu")), replay)[-1]
+    streams = RandomStreams(0, torch.device("cpu"))
+    learner = build_learners(config, models, streams, replay, random_rows=lambda: random_rows)[-1]
     learner.optimizer = torch.optim.SGD(models.actor_critic.parameters())
     learner.learning_rates = [0.1]
     metrics = learner.update(learner.plan.draw(replay, np.random.default_rng(0), epoch=1), epoch=1)
@@ -173,13 +207,13 @@ def build_seeded(config: IRISConfig) -> Models:
 
 
 def test_the_actor_critic_learns_from_what_is_lived_whole_or_in_parts(models, replay):
-    imitating = dict(imitation_share=0.5, actor_critic_passes=2, random_steps=2)
+    imitating = dict(imitation_share=0.5, actor_critic_passes=2, random_rows=2)
     plain, lived = updated(models, replay, actor_critic_passes=2), updated(models, replay, **imitating)
     assert not torch.equal(plain, lived)
     parts = updated(models, replay, **imitating, accumulate_gradients=3)
     torch.testing.assert_close(parts, lived, rtol=1e-4, atol=1e-6)
     assert torch.equal(updated(models, replay, **imitating), lived)
-    assert not torch.equal(updated(models, replay, **imitating | dict(random_steps=0)), lived), "the best is another"
+    assert not torch.equal(updated(models, replay, **imitating | dict(random_rows=0)), lived), "the best is another"
 
 
 def test_without_a_replay_there_is_nothing_to_imitate_and_no_learner(models):

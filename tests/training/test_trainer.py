@@ -107,6 +107,14 @@ def test_the_first_steps_of_a_run_are_random_not_those_of_a_replay():
     assert running.collector.uniform == [True, True, True, False, False, False]
 
 
+@pytest.mark.parametrize(("env_steps", "rows", "random"), [(4, 4, 6), (12, 12, 6), (2, 0, 4), (12, 0, 0), (14, 2, 0)])
+def test_of_a_loaded_agents_replay_fewer_rows_are_random(env_steps, rows, random):
+    """Its environment steps go on where they were, in a replay that begins anew."""
+    running = trainer(num_envs=2, random_steps=5)
+    running.env_steps, running.replay = env_steps, range(rows)
+    assert running.random_rows == random
+
+
 def test_components_start_after_and_stop_after_their_epochs():
     learners = FakeLearner("autoencoder", stop_after=2), FakeLearner("world_model", start_after=1, updates_per_epoch=1)
     assert letters(trainer(*learners).run(12)) == "[sss]aa|[sss]aaw|[sss]w|[sss]w|"
