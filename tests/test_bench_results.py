@@ -1,4 +1,4 @@
-"""What the README says of speed beside the public implementation, against the figures that lie in the repository."""
+"""What the pages say of speed beside the public implementation, against the figures that lie in the repository."""
 
 import json
 from pathlib import Path
@@ -9,14 +9,14 @@ import pytest
 from iris_gym import IRISConfig
 
 ROOT = Path(__file__).parents[1]
-COLUMNS = {  # of the README's table of each file
+COLUMNS = {  # of the table of each file
     "beside_public": ("untuned", "tuned", "bf16", "float32"),
     "beside_public_zen4": ("untuned", "tuned", "bf16", "float32"),
     "beside_public_zen3": ("tuned", "float32"),
 }
 RUNS = {file: json.loads((ROOT / f"examples/bench_results/{file}.json").read_text()) for file in COLUMNS}
 PUBLIC = {"actor_critic": "actor_critic", "world_model": "world_model", "autoencoder": "tokenizer", "act": "acting"}
-ROWS = {  # by the README's label: preset, phase, figure
+ROWS = {  # by the label: preset, phase, figure
     "actor-critic of `paper`, 32 rows": ("paper", "actor_critic", "median_s"),
     "the same, all frames cached": ("paper", "actor_critic", "warm_median_s"),
     "the same, nothing cached": ("paper", "actor_critic", "cold_median_s"),
@@ -31,7 +31,8 @@ ROWS = {  # by the README's label: preset, phase, figure
 
 @pytest.fixture(scope="module")
 def readme() -> str:
-    return (ROOT / "README.md").read_text()
+    """The README, and the page beside the results."""
+    return "\n".join((folder / "README.md").read_text() for folder in (ROOT, ROOT / "examples/bench_results"))
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""The results that lie in the repository, and what the README says of them: each table, figure and word."""
+"""The results that lie in the repository, and what README and the page beside them say: each table, figure and word."""
 
 import importlib
 import json
@@ -46,8 +46,13 @@ MORE_FIELDS = dict(
     settled_autoencoder_factor=0.05,
 )
 """What the runs in the folder `more_fields` have otherwise than `small`."""
-IN_README = ("dreams", "steps_10000")
-"""Folders whose first table the README shows."""
+ON_THE_PAGES = ("dreams", "steps_10000")
+"""Folders whose first table is shown."""
+
+
+def both_pages() -> str:
+    """The README and the page of the study."""
+    return "\n".join(file.read_text() for file in (EXAMPLES.parent / "README.md", RESULTS / "README.md"))
 
 
 def results_of(steps: int, agent: str, environment: str, folder: str | None = None) -> list[dict]:
@@ -80,7 +85,7 @@ def study(monkeypatch):
 
 def test_the_results_and_the_readme_say_the_same(study, tmp_path):
     """The tables that lie beside the results are made of them, and the README's is the first of one of them."""
-    small, read, readme = IRISConfig.small().to_dict(), 0, (EXAMPLES.parent / "README.md").read_text()
+    small, read, pages = IRISConfig.small().to_dict(), 0, both_pages()
     compared = small.keys() - THE_STUDYS_OWN
     for name, (steps, agents, environments, seeds) in FOLDERS.items():
         shutil.copytree(RESULTS / name, tmp_path / name)
@@ -90,14 +95,14 @@ def test_the_results_and_the_readme_say_the_same(study, tmp_path):
         )
         assert table.read_text() == (RESULTS / name / "table.md").read_text()
         summary = table.read_text().split("## Each agent in the way to play that ends best\n\n")[1].split("\n\n")[0]
-        assert name not in IN_README or summary in readme
+        assert name not in ON_THE_PAGES or summary in pages
         for environment in environments:
             for result in results_of(steps, "iris", environment, name):
                 settings = result["settings"]  # a field that came later left things as they were
                 assert [name for name in compared & settings.keys() if settings[name] != small[name]] == []
                 assert settings.keys() >= SMALL.keys()
                 read += 1
-    assert all(readme.count(f"| {environment} | random |") == 1 for environment in SHOWN)
+    assert all(pages.count(f"| {environment} | random |") == 1 for environment in SHOWN)
     assert read == len([*RESULTS.glob("steps_*/iris__*.json"), *RESULTS.glob("dreams/iris__*.json")]) == 40
 
 
@@ -108,7 +113,7 @@ def test_the_ablations_and_the_readme_say_the_same(study, tmp_path):
     )
     assert table.read_text() == (RESULTS / "ablations" / "table.md").read_text()
     rows = table.read_text().split("## Ablations in MinAtar-Breakout")[1].strip().split("\n\n")[0]
-    assert rows in (EXAMPLES.parent / "README.md").read_text()
+    assert rows in both_pages()
 
 
 def test_dqn_tells_how_much_slower_the_other_machine_is(readme):
@@ -131,12 +136,13 @@ def test_the_readmes_ratio_of_cpu_time_is_that_of_the_files(readme):
     assert f"IRIS takes {min(ratios):.0f} to {max(ratios):.0f} times PPO's CPU time" in readme
 
 
-# What the README says of the study in words
+# What the pages say of the study in words
 
 
 @pytest.fixture(scope="module")
 def readme() -> str:
-    return " ".join((EXAMPLES.parent / "README.md").read_text().split())
+    """Both pages on one line."""
+    return " ".join(both_pages().split())
 
 
 @pytest.fixture
@@ -163,7 +169,7 @@ def behind(study):
 
 def test_how_long_each_takes_to_get_as_far(readme):
     table = (RESULTS / "steps_10000/table.md").read_text().split("## Environment steps until")[1].split("\n\n")[1]
-    assert table in (EXAMPLES.parent / "README.md").read_text()
+    assert table in both_pages()
     rows = [[cell.strip() for cell in line.strip("| ").split("|")][-4:] for line in table.splitlines()[2:]]
     medians = [(agent, float("inf") if ">" in steps else int(steps.replace(",", ""))) for agent, _, steps, _ in rows]
     for environment, room in enumerate((True, True, True, False)):
@@ -285,7 +291,7 @@ def test_what_the_smallest_room_takes(readme):
     wall, cpu = ([point[clock] for point in first] for clock in ("seconds", "cpu_seconds"))
     assert (
         f"IRIS took {min(wall):.0f} to {max(wall):.0f} s for [1,000 steps of Empty-5x5]"
-        "(examples/study_results/steps_3000/table.md) on the Xeon, and "
+        "(steps_3000/table.md) on the Xeon, and "
         f"{min(cpu):.0f} to {max(cpu):.0f} CPU seconds" in readme
     )
 
@@ -376,7 +382,7 @@ def test_more_fields_carry_it_past_three_bricks(study, readme, tmp_path):
     )
     assert table.read_text() == (RESULTS / "more_fields" / "table.md").read_text()
     assert table.read_text().endswith("Missing: none.\n")
-    assert table.read_text().split("ends best\n\n")[1].split("\n\n")[0] in (EXAMPLES.parent / "README.md").read_text()
+    assert table.read_text().split("ends best\n\n")[1].split("\n\n")[0] in both_pages()
     small = IRISConfig.small().to_dict()
     for result in results:
         changed = {name: value for name, value in result["settings"].items() if value != small[name]}
