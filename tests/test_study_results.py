@@ -381,6 +381,7 @@ def test_with_more_fields_it_is_above_all_others_in_three_environments(behind, s
         tmp_path / "more_fields", study.jobs.Sizes(), ("iris", "dream_ppo"), environments, range(5)
     )
     assert table.read_text() == (RESULTS / "more_fields" / "table.md").read_text()
+    assert table.read_text().endswith("Missing: none.\n")
     assert table.read_text().split("ends best\n\n")[1].split("\n\n")[0] in both_pages()
     small = IRISConfig.small().to_dict()
     for environment in environments:
