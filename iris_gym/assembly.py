@@ -370,7 +370,7 @@ def _actor_critic_learner(
     dream = dreaming(cache, imagination, models.actor_critic, parts=parts, refresh=frozen.refresh)
     if config.imitation_share:
         assert replay is not None, "what is imitated lies in a replay"
-        dream = with_imitation(dream, _imitation(config, models, cache, streams, replay, random_rows))
+        dream = with_imitation(dream, build_imitation(config, models, cache, streams, replay, random_rows))
     objective = partial(
         models.actor_critic.loss,
         discount=config.discount,
@@ -406,14 +406,15 @@ def _actor_critic_learner(
     )
 
 
-def _imitation(
+def build_imitation(
     config: IRISConfig,
     models: Models,
     cache: FrameCache,
     streams: RandomStreams,
     replay: Replay,
-    random_rows: Callable[[], int],
+    random_rows: Callable[[], int] = lambda: 0,
 ) -> Imitation:
+    """What the actor-critic learns from beside dreams, where the config has it."""
     return Imitation(
         cache,
         replay,

@@ -1,7 +1,6 @@
 """What is timed: the phases of a run, with networks that have learned nothing."""
 
 import contextlib
-import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -21,6 +20,7 @@ from iris_gym.assembly import (
     build_dream,
     build_dynamics,
     build_imagination,
+    build_imitation,
     build_learners,
     build_models,
     build_replay,
@@ -193,10 +193,11 @@ class Bench:
 
     def _learning(self, learner: Learner) -> Phase:
         """Updates on always the same segments, so that their frames are cached after the first."""
-        plan, imitated = learner.plan, self.streams.sampling.bit_generator.state
+        plan, sampling = learner.plan, self.streams.sampling.bit_generator
+        begun = sampling.state
 
         def run() -> None:
-            self.streams.sampling.bit_generator.state = imitated
+            sampling.state = begun  # what is imitated is drawn in the update
             learner.update(self._segment(plan), LATER)
 
         cache = self._cache_use(learner) if learner.name in self.computed[0] else None
@@ -213,24 +214,12 @@ class Bench:
     def _cold_frames(self, learner: Learner) -> int:
         """The different frames that an update reads."""
         segments = [self._segment(learner.plan)]
-        if learner.name == "actor_critic" and (imitated := self._imitated()) is not None:
-            segments = [segments[0].take(slice(-len(imitated.mask))), imitated]
+        if learner.name == "actor_critic" and self.config.imitation_share:
+            imitation = build_imitation(self.config, self.models, self.cache, self.streams, self.replay)
+            if (lived := imitation.draw()) is not None:
+                segments = [segments[0].take(slice(-imitation.rows)), lived]
         rows = [segment.rows.flatten() for segment in segments if segment.rows is not None]
         return len(_distinct(np.concatenate(rows)))
-
-    def _imitated(self) -> Segment | None:
-        """What an update of the actor-critic imitates."""
-        config = self.config
-        if not config.lived_rows:
-            return None
-        return self.replay.sample_best(
-            config.lived_rows,
-            config.burn_in,
-            config.imagination_horizon,
-            share=config.imitated_episodes,
-            since=0,
-            generator=copy.deepcopy(self.streams.sampling),
-        )
 
     def _frame_seconds(self, kind: str, count: int) -> float:
         segment = self.replay.sample_segments(count, 1, generator=np.random.default_rng(0), align="start")

@@ -39,12 +39,16 @@ class Imitation:
         `log_probabilities` are the present actor's, so that its first step on them is not clipped. What an episode that
         was cut would have brought is unknown, and counts as nothing; it has no negative rewards.
         """
-        segment = self.replay.sample_best(
-            self.rows, self.burn_in, self.horizon, share=self.best, since=self.random_rows(), generator=self.generator
-        )
+        segment = self.draw()
         if segment is None:
             return None
         return _concatenated([self._told(segment.take(piece)) for piece in slices(self.rows, self.parts)])
+
+    def draw(self) -> Segment | None:
+        """What `stretches` tells: `burn_in` steps of each, and `horizon`."""
+        return self.replay.sample_best(
+            self.rows, self.burn_in, self.horizon, share=self.best, since=self.random_rows(), generator=self.generator
+        )
 
     def _told(self, segment: Segment) -> Dream:
         after = segment.steps(slice(self.burn_in, None))
