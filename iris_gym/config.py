@@ -163,7 +163,8 @@ class IRISConfig:
     imitation_share: float = 0.0
     """Share of the actor-critic's batch that is lived instead of dreamt: stretches of the best episodes since
     `random_steps`, of which only what went better than expected is learned (self-imitation, Oh et al. 2018). A dream
-    does not lead on from where all that was met ended badly; one episode that went on by chance does."""
+    does not lead on from where all that was met ended badly; one episode that went on by chance does. Episodes that
+    were cut after a negative reward are left out: the cut may be all that is good about them."""
     imitated_episodes: float = 0.1
     """With `imitation_share`: the share of the episodes, those with the largest sums of rewards, that are best."""
     max_gradient_norm: float = 10.0
