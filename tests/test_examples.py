@@ -305,6 +305,33 @@ def test_study_report(tmp_path, monkeypatch):
         report.write_report(folder, jobs.Sizes(**sizes), jobs.AGENTS, ["MiniGrid-Empty-5x5"], range(5))
 
 
+def test_a_longer_run_serves_every_goal_that_it_reached_and_all_if_it_went_to_its_end(tmp_path, monkeypatch):
+    """IRIS's own results may change, and the goal with them, where the others' need not be run again."""
+    monkeypatch.syspath_prepend(EXAMPLES)
+    jobs = importlib.import_module("study_parts.jobs")
+    sizes = {"steps": 100, "episodes": 2, "dream_steps": 1024, "preset": "tiny"}
+
+    def job(goal: float, longest: int = 300):
+        return jobs.Job(str(tmp_path), "ppo", "MinAtar-Breakout", 0, jobs.Sizes(**sizes), longest=longest, goal=goal)
+
+    def write(*means: float) -> dict:
+        points = [
+            {"env_steps": 100 * index, "evaluations": {"sampled": {"mean": 0.1}, "greedy": {"mean": mean}}}
+            for index, mean in enumerate(means, 1)
+        ]
+        result = {"sizes": sizes, "longest": 300, "goal": 0.6, "points": points}
+        job(0.6).file.write_text(json.dumps(result))
+        return result
+
+    reached = write(0.3, 0.6)
+    assert [job(goal).result() for goal in (0.2, 0.5, 0.6)] == [reached] * 3
+    for other in (job(0.7), job(0.6, longest=400)):
+        with pytest.raises(UsageError, match="ppo__longer__MinAtar-Breakout__0.json is of another goal or length"):
+            other.result()
+    whole = write(0.3, 0.4, 0.5)
+    assert [job(goal).result() for goal in (0.5, 0.6, 0.7)] == [whole] * 3
+
+
 def test_parts_of_ablations_that_are_not_asked_for_are_refused(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(EXAMPLES)
     study = importlib.import_module("study")

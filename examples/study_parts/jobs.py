@@ -17,6 +17,8 @@ CHECKPOINTS = (1_000, 2_000, 3_000, 4_000, 5_000, 7_000)
 """Environment steps after which an agent is evaluated, besides after its last."""
 LONGER_INTERVAL = 5_000
 """And from the usual end on, where a model-free agent goes on until it is as far as IRIS."""
+ROUNDING = 1e-4
+"""Of the means that are kept: one as good as a goal that is a mean of such means has reached it."""
 
 ABLATIONS: dict[str, dict[str, Any]] = {
     "gradient codebook": dict(codebook="gradient"),
@@ -37,6 +39,11 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "no novelty": dict(novelty_weight=0.0),
     "no hard examples": dict(hard_examples=0.0),
     "dreams from anywhere": dict(dreams_before_rewards=0.0),
+    "no imitation": dict(imitation_share=0.0),
+    "one pass": dict(actor_critic_passes=1),
+    "not orthogonal": dict(orthogonal_init=False),
+    "AdamW": dict(transformer_optimizer="adamw", transformer_learning_rate=1e-3),
+    "first frames learned": dict(learn_first_frames=True),
     "frames not cached": dict(cache_frames=False),
 }
 """By its name, what is changed in the preset."""
@@ -118,15 +125,33 @@ class Job:
         return cls(**(values | {"sizes": Sizes(**values["sizes"])}))
 
     def result(self) -> dict[str, Any] | None:
-        """What the job found; None where it was not done yet. Raises `UsageError` where it was one of other sizes."""
+        """What the job found; None where it was not done yet.
+
+        Raises:
+            UsageError: the file is of other sizes, or ends before the goal.
+        """
         if not self.file.exists():
             return None
         result = json.loads(self.file.read_text())
         if result["sizes"] != asdict(self.sizes):
             raise UsageError(f"{self.file} is of {result['sizes']}, not {asdict(self.sizes)}; choose another --out")
-        if (result.get("longest"), result.get("goal")) != (self.longest, self.goal):
+        if result.get("longest") != self.longest or not self._is_long_enough(result["points"]):
             raise UsageError(f"{self.file} is of another goal or length; remove it to run it again")
         return result
+
+    def _is_long_enough(self, points: Sequence[dict[str, Any]]) -> bool:
+        """Whether a run that may have been told of another goal is at this one, or went on to its end."""
+        if self.goal is None:
+            return True
+        return steps_until(points, self.goal) is not None or points[-1]["env_steps"] == self.env_steps
+
+
+def steps_until(points: Sequence[dict[str, Any]], goal: float) -> int | None:
+    """Environment steps of the first evaluation in which some way to play is as good as `goal`; None without one."""
+    for point in points:
+        if max(played["mean"] for played in point["evaluations"].values()) >= goal - ROUNDING:
+            return point["env_steps"]
+    return None
 
 
 def jobs_of(

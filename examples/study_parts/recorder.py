@@ -14,16 +14,12 @@ from iris_gym.evaluation.evaluate import evaluate
 from iris_gym.evaluation.players import seed_everything
 from iris_gym.evaluation.rows import Player, games
 
-from .jobs import Job
+from .jobs import Job, steps_until
 
 FIRST_SEED = 1_000_000
 """Of the evaluations' episodes: the same for all agents, and far from the seeds of training."""
 MAX_STEPS = 1_000
 """Steps after which an episode is cut. A greedy policy can play MinAtar's Breakout in circles for ever."""
-
-
-ROUNDING = 1e-4
-"""Of the means that are kept: one as good as a goal that is a mean of such means has reached it."""
 
 
 class Recorder:
@@ -54,8 +50,7 @@ class Recorder:
         wall, cpu = self._seconds.round(1).tolist()
         point = {"env_steps": self._checkpoints.pop(0), "seconds": wall, "cpu_seconds": cpu}
         self.points.append(point | more | {"evaluations": evaluations})
-        best = max(evaluation["mean"] for evaluation in evaluations.values())
-        self.reached = self.job.goal is not None and best >= self.job.goal - ROUNDING
+        self.reached = self.job.goal is not None and steps_until(self.points[-1:], self.job.goal) is not None
 
     @contextmanager
     def paused(self) -> Iterator[None]:

@@ -17,8 +17,8 @@ from iris_gym.evaluation.figures import check_figures, save_figure
 from iris_gym.evaluation.files import write_atomically
 from iris_gym.evaluation.scores import versions
 
-from .jobs import ABLATIONS, AGENTS, MODEL_FREE, Job, Sizes, ablation_jobs, jobs_of
-from .recorder import ROUNDING, Recorder
+from .jobs import ABLATIONS, AGENTS, MODEL_FREE, Job, Sizes, ablation_jobs, jobs_of, steps_until
+from .recorder import Recorder
 
 LABELS = {
     "random": "random",
@@ -253,11 +253,9 @@ Steps = tuple[bool, int]
 
 
 def _steps_until(result: dict[str, Any], goal: float) -> Steps:
-    """Those of the first evaluation in which some way to play is as good as `goal`."""
-    for point in result["points"]:
-        if max(played["mean"] for played in point["evaluations"].values()) >= goal - ROUNDING:
-            return False, point["env_steps"]
-    return True, result["points"][-1]["env_steps"]
+    """Those of the first evaluation that is as good as `goal`, or all of them."""
+    steps = steps_until(result["points"], goal)
+    return steps is None, steps or result["points"][-1]["env_steps"]
 
 
 def _shown_steps(steps: Steps) -> str:
