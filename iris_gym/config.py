@@ -69,7 +69,8 @@ class IRISConfig:
     """Updates after which an unused code of the codebook ema is put on an encoder output. 0: never."""
     autoencoder_learning_rate: float = 1e-4
     """Of Adam. With small networks and thousands of updates instead of a hundred thousand it wants to be higher, as the
-    other two learning rates do: `small` has twenty times as much, and ten times as much of those."""
+    other two learning rates do: `small` has twenty times as much, ten times as much of the actor-critic's, and thirty
+    times of the transformer's, for Muon."""
     autoencoder_adam_beta2: float = 0.999
     """Decay of Adam's second moments, below 1. A lower one forgives single bad batches sooner, as small ones are."""
     autoencoder_batch_size: int = 256
@@ -444,35 +445,41 @@ SMALL: dict[str, Any] = dict(
     autoencoder_batch_size=16,
     autoencoder_first_updates=1_500,
     autoencoder_updates_per_epoch=50,
-    settled_autoencoder_updates=20,
+    settled_autoencoder_updates=10,
+    settled_autoencoder_factor=0.05,
     hard_examples=0.5,
     transformer_layers=2,
     transformer_embed_dim=128,
     transformer_timesteps=5,  # with twice the segments of 10 it predicts twice as well after as many updates
     transformer_dropout=0.0,
-    transformer_learning_rate=1e-3,
+    transformer_optimizer="muon",
+    transformer_learning_rate=3e-3,
     transformer_batch_size=32,
     transformer_first_updates=800,
     transformer_updates_per_epoch=50,
     actor_channels=16,
     lstm_dim=256,
     zero_heads=True,
+    orthogonal_init=True,
     feature_norm=True,
     imagination_horizon=10,
     burn_in=5,
     discount=0.97,
     learn_after_end=False,
+    learn_first_frames=False,
     actor_critic_learning_rate=1e-3,
     entropy_weight=0.003,
     actor_critic_batch_size=16,
-    actor_critic_first_updates=200,
-    actor_critic_updates_per_epoch=40,
+    actor_critic_first_updates=300,
+    actor_critic_updates_per_epoch=30,
+    actor_critic_passes=3,
+    imitation_share=0.375,
+    imitated_episodes=0.05,
     sample_uniformly="steps",
     dreams_before_rewards=0.25,
     novelty_weight=0.15,
     random_steps=1_000,
     epsilon=0.05,
-    collect_temperature=2.0,  # a policy that is sure of itself where it has never been goes no further
     start_autoencoder_after=4,
     slow_autoencoder_after=4,
     stop_autoencoder_after=6,

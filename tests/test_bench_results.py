@@ -7,6 +7,7 @@ from statistics import mean
 import pytest
 
 from iris_gym import IRISConfig
+from iris_gym.config import preset as config_of
 
 ROOT = Path(__file__).parents[1]
 COLUMNS = {  # of the table of each file
@@ -160,17 +161,22 @@ def test_the_peaks_of_the_machines(file, dtype, words, text):
 
 
 def test_the_projection_is_that_of_the_epochs_that_were_trained(text):
-    checks = json.loads((ROOT / "examples/bench_results/check_epochs_zen4.json").read_text())
+    checks = json.loads((ROOT / "examples/bench_results/check_epochs.json").read_text())
     small, default = (checks[preset] for preset in ("small", "default"))
     real, projected = ([sum(check[kind].values()) for check in (small, default)] for kind in ("real_s", "projected_s"))
     assert (
-        f"two epochs of `small` took {real[0]:.1f} s on one thread where {projected[0]:.1f} s were projected, and two "
-        f"of `default`, with smaller batches and fewer updates, {real[1]:.1f} s on two where {projected[1]:.1f} s were;"
+        f"two epochs of `small` took {real[0]:.1f} s on one thread of a Zen 5 where {projected[0]:.1f} s were "
+        f"projected, and two of `default`, with smaller batches and fewer updates, {real[1]:.1f} s on two of a Zen 4 "
+        f"where {projected[1]:.1f} s were;"
     ) in text
     assert [check["benchmark"]["threads"] for check in (small, default)] == [1, 2]
     apart = [abs(ratio - 1) for check in (small, default) for ratio in check["ratios"].values()]
     assert f"each phase was projected to within {100 * max(apart):.0f} % of what it took" in text
     assert all(abs(check["ratio"] - 1) < 0.15 for check in (small, default))
+    changed = {
+        name for name, value in IRISConfig.small().to_dict().items() if small["benchmark"]["config"][name] != value
+    }
+    assert all("first" in name or name.endswith("_after") or "epochs" in name or "settled" in name for name in changed)
 
 
 def test_what_takes_longest(text):
@@ -202,8 +208,23 @@ def test_what_takes_longest(text):
     ) in text
 
 
+def test_what_the_presets_are_and_take(text):
+    small = json.loads((ROOT / "examples/bench_results/check_epochs.json").read_text())["small"]["benchmark"]
+    taken = {"small": f"{small['full_run_hours']:.1f}, one core"}
+    for name in ("default", "paper"):
+        hours = [run["full_run_hours"] for run in RUNS["beside_public"]["here"][f"{name} bf16"]]
+        taken[name] = f"{min(hours):.0f} to {max(hours):.0f}, two cores"
+    assert small["threads"] == 1
+    for name, hours in taken.items():
+        config = config_of(name)
+        assert (
+            f"{config.tokens_per_frame} of {config.vocab_size} | {config.transformer_layers} layers of "
+            f"{config.transformer_embed_dim}, {config.transformer_timesteps} timesteps | {hours}" in text
+        )
+
+
 def test_how_often_bf16_agrees(text):
-    found = json.loads((ROOT / "examples/bench_results/bf16_agreement_zen4.json").read_text())
+    found = json.loads((ROOT / "examples/bench_results/bf16_agreement.json").read_text())
     config, small = IRISConfig.from_dict(found["config"]).to_dict(), IRISConfig.small().to_dict()
     assert {name for name in small if config[name] != small[name]} == {"eval_interval"}
     assert (found["env_steps"], config["env"], config["transformer_timesteps"]) == (6000, "ALE/Pong-v5", 5)
